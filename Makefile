@@ -1,0 +1,38 @@
+# Two commands matter: `make demo` and `make test`. Each sets up everything it needs.
+PYTHON ?= python3
+VENV   := .venv
+RUN    := $(VENV)/bin/python -m alignment.run
+
+.PHONY: venv demo test test-slow check types wheel bench clean
+
+venv: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,deepspeed]'
+	touch $@
+
+demo: venv
+	$(RUN) stage=pipeline pipeline=mini
+
+test: venv
+	$(VENV)/bin/python -m pytest
+
+# What takes minutes: kills at random moments, the demo's figures, real text end to end.
+test-slow: venv
+	$(VENV)/bin/python -m pytest -m slow
+
+check: venv
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+wheel: venv
+	$(VENV)/bin/python -m build --wheel
+
+bench: venv
+	$(VENV)/bin/python benchmarks/sampling.py
+	$(VENV)/bin/python benchmarks/sft.py
+
+clean:
+	rm -rf runs dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,228 @@
+"""What a stage leaves behind: a directory whose ``artifact.json`` is written last.
+
+The record says what the artifact is, what it was made from, with which settings, on which machine,
+and the digest of every file. Its *fingerprint* is over the identity settings, the parents'
+fingerprints, the digests of local sources and the stage's algorithm version: what has the same
+fingerprint is the same thing and is never computed twice.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from alignment import files
+from alignment.errors import UserError
+
+SCHEMA_VERSION = 1
+RECORD = "artifact.json"
+
+Kind = Literal["dataset", "tokenizer", "policy", "reward", "evaluation", "foreign"]
+
+
+@dataclass(frozen=True)
+class Parent:
+    """One input: how it was asked for, and what that turned out to be."""
+
+    reference: str
+    fingerprint: str
+    path: str
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What two models must share before one may score, anchor, teach or merge with the other."""
+
+    digest: str
+    vocabulary: int
+    padded: int
+    schema: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage says of what it wrote; the pipeline adds the rest and writes the record."""
+
+    kind: Kind
+    metrics: Mapping[str, float]
+    headline: str
+    """The name of the metric to show where there is room for one."""
+    tokens: Tokens | None = None
+    licences: tuple[str, ...] = ()
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    """Facts a person would ask for that are not numbers (device, precision, what was resumed …)."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished artifact, as its record tells. ``path`` is where it lies now."""
+
+    path: Path
+    kind: Kind
+    stage: str
+    step: str
+    fingerprint: str
+    parents: dict[str, Parent] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    tokens: Tokens | None = None
+    licences: tuple[str, ...] = ()
+    metrics: dict[str, float] = field(default_factory=dict)
+    headline: str = ""
+    notes: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    machine: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+    created: str = ""
+    seconds: float = 0.0
+
+    def need(self, *kinds: Kind) -> Artifact:
+        """Itself, if it is of one of ``kinds``; a :class:`UserError` otherwise. Foreign ones pass."""
+        if self.kind in kinds or self.kind == "foreign":
+            return self
+        raise UserError(
+            f"{self.path}: a {' or '.join(kinds)} is needed here, and this is a {self.kind}",
+            remedy="`stage=show target=run:<path>` says what an artifact is.",
+        )
+
+    @property
+    def headline_text(self) -> str:
+        """The headline metric as ``gold 0.52``."""
+        value = self.metrics.get(self.headline)
+        return "" if value is None else f"{self.headline} {value:,.4g}"
+
+    def verify(self) -> list[str]:
+        """The names of files that are missing or whose bytes are not those that were recorded."""
+        return [
+            name
+            for name, digest in self.files.items()
+            if not (self.path / name).is_file() or files.digest_file(self.path / name) != digest
+        ]
+
+
+def fingerprint(
+    stage: str,
+    algorithm_version: int,
+    identity: Mapping[str, Any],
+    parents: Mapping[str, str],
+    sources: Mapping[str, str],
+) -> str:
+    """64 hexadecimal digits that name a result before it is computed.
+
+    ``identity`` are the settings that change the result, ``parents`` fingerprints by input name,
+    ``sources`` digests of local files by name. What JSON cannot hold raises ``TypeError``.
+    """
+    return files.digest_json(
+        {
+            "stage": stage,
+            "algorithm": algorithm_version,
+            "settings": dict(identity),
+            "parents": dict(parents),
+            "sources": dict(sources),
+        }
+    )
+
+
+def finish(artifact: Artifact) -> Artifact:
+    """Digest what lies in the artifact's folder and write its record, last and atomically."""
+    digests = files.digest_folder(artifact.path, keep=lambda name: not _volatile(name))
+    files.sync_tree(artifact.path)
+    finished = Artifact(
+        **{
+            **_fields(artifact),
+            "files": digests,
+            "versions": versions(),
+            "machine": {**machine(), **artifact.machine},
+            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
+    )
+    record = {"schema_version": SCHEMA_VERSION, **asdict(finished)}
+    record.pop("path")
+    files.write_json(artifact.path / RECORD, record)
+    return finished
+
+
+def load(path: Path) -> Artifact:
+    """Read a finished artifact. Raises :class:`UserError` where there is none or it is of another age."""
+    try:
+        record = json.loads((path / RECORD).read_text())
+    except FileNotFoundError:
+        unfinished = path.is_dir() and any(path.iterdir())
+        raise UserError(
+            f"{path}: no finished artifact is here",
+            cause="The stage that writes it has not come to its end." if unfinished else "",
+            remedy="Run its command again; it goes on where it stopped."
+            if unfinished
+            else "`stage=show target=latest:<stage>` finds the newest of a stage.",
+        ) from None
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserError(f"{path / RECORD}: {error}", remedy="Move the folder away and run the stage again.") from None
+    version = record.pop("schema_version", None)
+    if version != SCHEMA_VERSION:
+        raise UserError(
+            f"{path / RECORD}: schema version {version}, and this program reads {SCHEMA_VERSION}",
+            remedy="Use the version of the program that wrote it, or run the stage again.",
+        )
+    record["parents"] = {name: Parent(**parent) for name, parent in record["parents"].items()}
+    record["tokens"] = Tokens(**record["tokens"]) if record["tokens"] else None
+    record["licences"] = tuple(record["licences"])
+    return Artifact(path=path, **record)
+
+
+def foreign(path: Path, reference: str) -> Artifact:
+    """A directory that none of our stages wrote: it has a digest and no lineage."""
+    digests = files.digest_folder(path, keep=lambda name: not name.startswith("."))
+    return Artifact(
+        path=path, kind="foreign", stage="", step=reference, fingerprint=files.digest_json(digests), files=digests
+    )
+
+
+def _fields(artifact: Artifact) -> dict[str, Any]:
+    return {name: getattr(artifact, name) for name in artifact.__dataclass_fields__}
+
+
+def _volatile(name: str) -> bool:
+    """What is resume state or a log: useful to a person, but not part of what was made."""
+    return name.startswith(("checkpoints/", "wandb/", "parts/")) or name in (RECORD, "metrics.jsonl")
+
+
+@cache
+def versions() -> dict[str, str]:
+    """The versions of the libraries that numbers depend on."""
+    names = (
+        "alignment",
+        "torch",
+        "transformers",
+        "trl",
+        "accelerate",
+        "peft",
+        "datasets",
+        "sentencepiece",
+        "deepspeed",
+    )
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+@cache
+def machine() -> dict[str, Any]:
+    """The machine's kind and thread count: bit-identity after resume is promised for the same ones."""
+    model = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
+    except OSError:
+        pass
+    return {"cpu": model, "cores": os.cpu_count(), "threads": len(os.sched_getaffinity(0)), "system": platform.system()}

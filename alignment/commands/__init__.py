@@ -1,0 +1,11 @@
+"""Commands: they read artifacts and write none. None imports another.
+
+A command is a module of this folder with ``Settings`` (importable without torch) and
+``run(settings, inputs, store)``; ``inputs`` holds an artifact for every reference in the settings.
+"""
+
+COMMANDS: dict[str, str] = {
+    "chat": "talk to a model in the terminal, or ask it one thing with prompt=…",
+    "show": "print an artifact: lineage, settings, metrics, and what is inside",
+    "prune": "free the disk of what nothing was made from and nobody needs to resume",
+}

@@ -1,0 +1,35 @@
+"""Print an artifact: lineage, settings, metrics, and what is inside."""
+
+from __future__ import annotations
+
+from alignment import console
+from alignment.artifacts import Artifact
+from alignment.settings import Settings as StrictSettings
+from alignment.settings import execution, reference
+from alignment.store import Store
+
+
+class Settings(StrictSettings):
+    """``stage=show``."""
+
+    target: str = reference("what to show: latest:sft, run:<path>, dir:<path>, mini:<name> …")
+    examples: int = execution("examples of a dataset", ge=0)
+
+
+def run(settings: Settings, inputs: dict[str, Artifact], store: Store) -> None:
+    """Print the lineage as a tree, then the record, then what only this kind of artifact has."""
+    from alignment.reporting import inside, lineage
+
+    target = inputs["target"]
+    console.say()
+    console.console().print(lineage.tree(target, store))
+    if target.kind == "foreign":
+        console.say(f"[dim]{target.path}: not made here, so it has no lineage; digest {target.fingerprint[:16]}[/dim]")
+    else:
+        lineage.record(target)
+    if (target.path / "config.json").is_file():
+        inside.model(target)
+    elif target.kind == "dataset":
+        inside.dataset(target, settings.examples, store)
+    elif target.kind == "evaluation":
+        inside.evaluation(target)

@@ -1,0 +1,33 @@
+"""What a user sees when something is wrong: the value, the cause, the remedy. Never a traceback."""
+
+from __future__ import annotations
+
+
+class UserError(ValueError):
+    """A mistake in what was asked for or given, told so that the reader can mend it.
+
+    ``problem`` names the value that was refused, ``cause`` says why, ``remedy`` says what to do.
+    ``run.py`` prints it and exits with 2; with ``debug=true`` the traceback is shown as well.
+    """
+
+    def __init__(self, problem: str, *, cause: str = "", remedy: str = "") -> None:
+        self.problem, self.cause, self.remedy = problem, cause, remedy
+        super().__init__("\n".join(part for part in (problem, cause, remedy) if part))
+
+
+class DataError(UserError):
+    """A row or file that cannot be used. ``where`` is ``file:line`` (or ``file`` alone)."""
+
+    def __init__(self, where: str, problem: str, *, cause: str = "", remedy: str = "") -> None:
+        self.where = where
+        super().__init__(f"{where}: {problem}", cause=cause, remedy=remedy)
+
+
+def nearest(value: str, known: list[str] | tuple[str, ...]) -> str:
+    """A remedy that lists what there is, the likeliest meaning first: ``Did you mean 'sft'? Known: …``."""
+    from difflib import get_close_matches
+
+    names = sorted(known)
+    close = get_close_matches(value, names, n=1)
+    listed = ", ".join(names) if names else "nothing yet"
+    return (f"Did you mean {close[0]!r}? " if close else "") + f"Known: {listed}."

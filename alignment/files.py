@@ -1,0 +1,148 @@
+"""Files that are whole or not there: atomic writes, digests, locks, a look at the disk.
+
+Everything that is written for keeps goes through here, so that a kill at any instant leaves
+either the old content, the new content, or a temporary that the next start removes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from alignment.errors import UserError
+
+TEMPORARY = ".partial"
+"""Suffix of what is being written; nothing that carries it is ever read."""
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Replace ``path`` by ``content``: written beside, fsynced, renamed."""
+    data = content.encode() if isinstance(content, str) else content
+    beside = path.with_name(f"{path.name}{TEMPORARY}")
+    with open(beside, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)
+    sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as readable JSON, atomically. Raises ``TypeError`` on what JSON cannot hold."""
+    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names inside ``folder`` durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_tree(folder: Path) -> None:
+    """Make every file below ``folder`` durable, then the names."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+        else:
+            sync_folder(path)
+    sync_folder(folder)
+
+
+def digest_file(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_folder(folder: Path, keep: Callable[[str], bool] = lambda name: True) -> dict[str, str]:
+    """SHA-256 per file below ``folder``, by relative name, where ``keep(name)``; temporaries never."""
+    digests = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and not name.endswith(TEMPORARY) and keep(name):
+            digests[name] = digest_file(path)
+    return digests
+
+
+def digest_json(value: Any) -> str:
+    """The SHA-256 of a value's canonical JSON. What cannot be serialised raises ``TypeError``."""
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what an earlier, interrupted run left half-written below ``folder``."""
+    for path in list(folder.rglob(f"*{TEMPORARY}")):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Create ``folder``; a place that cannot be written is a :class:`UserError`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f"probe{TEMPORARY}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise disk_error(error, folder) from None
+
+
+def need_space(folder: Path, wanted: int) -> None:
+    """Refuse to start what would not fit: ``wanted`` bytes on the disk that holds ``folder``."""
+    free = shutil.disk_usage(folder).free
+    if wanted > free:
+        raise UserError(
+            f"{folder}: {wanted / 2**20:,.0f} MiB are needed and {free / 2**20:,.0f} MiB are free",
+            cause="A disk that fills on the way would stop the run half-way.",
+            remedy="Free some space, run `stage=prune`, or choose another folder with store=<folder>.",
+        )
+
+
+def disk_error(error: OSError, path: Path | str | None = None) -> UserError:
+    """An operating-system error as a user reads it: what was touched, why it failed, what to do."""
+    where = path or error.filename or "the disk"
+    remedies = {
+        errno.ENOSPC: "The disk is full. Free some space or choose another folder with store=<folder>; "
+        "the same command then goes on from the last whole checkpoint.",
+        errno.EDQUOT: "The quota is used up. Free some space; the same command then goes on.",
+        errno.EACCES: "There is no permission to write there. Choose another folder with store=<folder>.",
+        errno.EROFS: "That file system is read-only. Choose another folder with store=<folder>.",
+        errno.EPERM: "There is no permission to write there. Choose another folder with store=<folder>.",
+        errno.ENOTDIR: "A part of this path is a file. Choose another folder with store=<folder>.",
+        errno.EEXIST: "A file of this name is in the way. Choose another folder with store=<folder>.",
+    }
+    remedy = remedies.get(error.errno or 0, "Check that the path exists and can be read and written.")
+    return UserError(f"{where}: {error.strerror or error}", remedy=remedy)
+
+
+@contextlib.contextmanager
+def exclusive(folder: Path, on_wait: Callable[[str], None]) -> Iterator[None]:
+    """Hold ``folder`` alone; a second process waits, after ``on_wait(holder)`` has told its user.
+
+    The lock lies beside the folder and is released by the kernel when its holder dies.
+    """
+    lock = folder.with_name(f".{folder.name}.lock")
+    with open(lock, "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            on_wait(file.read().strip() or "another process")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        file.truncate()
+        file.write(f"process {os.getpid()} on {os.uname().nodename}")
+        file.flush()
+        yield

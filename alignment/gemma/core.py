@@ -1,0 +1,341 @@
+"""The one Gemma that every stage shares: built from a shape, loaded from and saved to plain Hugging Face directories.
+
+The modules are transformers' own; nothing of the training forward is written a second time. What is decided here is
+which attention a model may use on which device, and what a batch may say about positions and masks.
+
+Axes: B rows, T tokens, D width, V vocabulary (padded).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, Protocol, cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from transformers import Gemma2Config, Gemma2ForCausalLM, GemmaConfig, GemmaForCausalLM, GenerationConfig
+from transformers.utils import logging as transformers_logging
+
+from alignment.errors import UserError, nearest
+from alignment.gemma.presets import Shape, TokenIds
+
+# Stages show one progress bar, their own.
+transformers_logging.disable_progress_bar()
+
+GemmaAnyConfig = GemmaConfig | Gemma2Config
+CausalLM = GemmaForCausalLM | Gemma2ForCausalLM
+Attention = Literal["auto", "eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3"]
+
+ATTENTIONS = ("auto", "eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3")
+CONFIGS: dict[str, type[GemmaAnyConfig]] = {"gemma": GemmaConfig, "gemma2": Gemma2Config}
+MODELS: dict[str, Callable[[Any], CausalLM]] = {"gemma": GemmaForCausalLM, "gemma2": Gemma2ForCausalLM}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class KnowsItsSize(Protocol):
+    """What ``check_fits`` needs of a tokenizer."""
+
+    vocab_size: int
+
+
+def config(shape: Shape, vocab_size: int, ids: TokenIds) -> GemmaAnyConfig:
+    """The transformers config of a shape. ``vocab_size`` is the padded vocabulary: the rows of the embedding."""
+    if max(ids) >= vocab_size:
+        raise UserError(
+            f"The control ids {tuple(ids)} do not fit a vocabulary of {vocab_size}.",
+            cause="pad, eos and bos must be rows of the embedding.",
+            remedy="Give the padded size of the tokenizer's vocabulary.",
+        )
+    common: dict[str, Any] = {
+        "vocab_size": vocab_size,
+        "hidden_size": shape.width,
+        "num_hidden_layers": shape.layers,
+        "intermediate_size": shape.feedforward,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.kv_heads,
+        "head_dim": shape.head_dim,
+        "max_position_embeddings": shape.context,
+        "pad_token_id": ids.pad,
+        "eos_token_id": ids.eos,
+        "bos_token_id": ids.bos,
+        "tie_word_embeddings": True,
+        "rope_parameters": {"rope_theta": 10_000.0, "rope_type": "default"},
+    }
+    if shape.family == "gemma1":
+        return GemmaConfig(**common, hidden_act="gelu_pytorch_tanh")
+    return Gemma2Config(
+        **common,
+        hidden_activation="gelu_pytorch_tanh",
+        query_pre_attn_scalar=shape.query_scale,
+        sliding_window=shape.window,
+        attn_logit_softcapping=shape.attention_cap,
+        final_logit_softcapping=shape.final_cap,
+    )
+
+
+def shape_of(config: GemmaAnyConfig) -> Shape:
+    """The shape that a config describes: the inverse of :func:`config`."""
+    gemma2 = isinstance(config, Gemma2Config)
+    return Shape(
+        family="gemma2" if gemma2 else "gemma1",
+        width=config.hidden_size,
+        layers=config.num_hidden_layers,
+        feedforward=config.intermediate_size,
+        heads=config.num_attention_heads,
+        kv_heads=config.num_key_value_heads,
+        head_dim=config.head_dim,
+        query_scale=config.query_pre_attn_scalar if gemma2 else config.head_dim,
+        context=config.max_position_embeddings,
+        window=config.sliding_window if gemma2 else None,
+        attention_cap=config.attn_logit_softcapping if gemma2 else None,
+        final_cap=config.final_logit_softcapping if gemma2 else None,
+    )
+
+
+def attention_for(config: GemmaAnyConfig, device: str | torch.device, asked: str = "auto") -> str:
+    """The attention implementation for a model on a device; a choice that would be wrong is refused.
+
+    Gemma 1: ``sdpa``. Gemma 2 caps its attention logits, which sdpa cannot: ``eager`` on CPU, ``flex_attention`` on
+    CUDA (or, when asked, a flash kernel, which transformers hands the cap).
+    """
+    if asked not in ATTENTIONS:
+        raise UserError(f"attention={asked!r} is not known.", remedy=nearest(asked, ATTENTIONS))
+    kind, gemma2 = torch.device(device).type, isinstance(config, Gemma2Config)
+    if asked == "auto":
+        return ("flex_attention" if kind == "cuda" else "eager") if gemma2 else "sdpa"
+    if gemma2 and asked == "sdpa":
+        raise UserError(
+            "attention='sdpa' would compute a Gemma 2 wrongly.",
+            cause=f"Gemma 2 caps its attention logits (at {config.attn_logit_softcapping}); sdpa cannot.",
+            remedy="Leave attention=auto: eager on CPU, flex_attention on CUDA.",
+        )
+    if kind != "cuda" and asked.startswith(("flex", "flash")):
+        raise UserError(
+            f"attention={asked!r} does not train on {kind}.",
+            cause="flex_attention has no backward pass there, and flash kernels are written for CUDA.",
+            remedy="Leave attention=auto.",
+        )
+    return asked
+
+
+def build(shape: Shape, vocab_size: int, ids: TokenIds, seed: int, *, device: str = "cpu") -> CausalLM:
+    """A fresh model in fp32, the same for the same seed; the caller's random state is left as it was.
+
+    ``device="meta"`` gives the module without its weights.
+    """
+    settings = config(shape, vocab_size, ids)
+    settings._attn_implementation = attention_for(settings, "cpu" if device == "meta" else device)
+    # Drawn on the CPU whatever the device, so that a seed means one model everywhere.
+    with torch.random.fork_rng(devices=[]), torch.device("meta" if device == "meta" else "cpu"):
+        torch.manual_seed(seed)
+        model = MODELS[settings.model_type](settings)
+    model.eval()
+    return model if device == "meta" else _moved(model, device)
+
+
+def load(
+    directory: str | Path,
+    *,
+    dtype: str = "float32",
+    device: str = "cpu",
+    attention: str = "auto",
+    four_bit: bool = False,
+) -> CausalLM:
+    """A model from a plain Hugging Face directory, in eval mode.
+
+    Everything is checked before a weight is read: that the config is a Gemma's, that the safetensors hold every tensor
+    of the right shape and none besides, that the attention is right for the device. Nothing is ever initialised in
+    place of what is missing, and no code of the directory is run. ``four_bit`` quantises the weights as they are
+    read, for QLoRA on CUDA. Raises :class:`UserError`.
+    """
+    path = Path(directory)
+    settings = read_config(path)
+    if dtype not in DTYPES:
+        raise UserError(f"dtype={dtype!r} is not known.", remedy=nearest(dtype, tuple(DTYPES)))
+    implementation = attention_for(settings, device, attention)
+    _check_tensors(path, settings)
+    quantised = {"quantization_config": _four_bits(device), "device_map": {"": device}} if four_bit else {}
+    architecture: Any = MODELS[settings.model_type]
+    model = architecture.from_pretrained(
+        path,
+        config=settings,
+        dtype=DTYPES[dtype],
+        attn_implementation=implementation,
+        local_files_only=True,
+        use_safetensors=True,
+        **quantised,
+    )
+    model.eval()
+    return model if four_bit else _moved(model, device)
+
+
+def read_config(path: Path) -> GemmaAnyConfig:
+    """The config of a model directory. Raises :class:`UserError` where it is none or no Gemma's."""
+    file = path / "config.json"
+    if not file.is_file():
+        raise UserError(
+            f"{path} is not a model directory.",
+            cause="It has no config.json.",
+            remedy="Name a directory with config.json and *.safetensors, as Hugging Face lays them out.",
+        )
+    try:
+        kind = json.loads(file.read_text(encoding="utf-8"))["model_type"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} cannot be read.", cause=f"{type(error).__name__}: {error}") from error
+    if kind not in CONFIGS:
+        raise UserError(
+            f"{path} holds a model of type {kind!r}.",
+            cause="This project trains models of the shape of Gemma 1 and Gemma 2.",
+            remedy=nearest(str(kind), tuple(CONFIGS)),
+        )
+    settings = CONFIGS[kind].from_pretrained(path, local_files_only=True)
+    if not settings.tie_word_embeddings:
+        raise UserError(
+            f"{file} says tie_word_embeddings=false.",
+            cause="A Gemma's head is its embedding; there is no second matrix.",
+        )
+    return settings
+
+
+def save(model: nn.Module, directory: str | Path, *, stop_ids: Iterable[int], shard_size: str = "4GB") -> None:
+    """Write config.json, safetensors in shards of ``shard_size``, and a generation config that knows all ``stop_ids``.
+
+    A plain model is needed: adapters are merged, or saved as adapters, by who made them. The tied head is not written.
+    """
+    assert isinstance(model, CausalLM), f"a plain Gemma is saved, not {type(model).__name__}"
+    model.save_pretrained(directory, max_shard_size=shard_size)
+    settings = model.config
+    GenerationConfig(
+        bos_token_id=settings.bos_token_id,
+        pad_token_id=settings.pad_token_id,
+        eos_token_id=sorted(set(stop_ids)),
+        do_sample=True,
+    ).save_pretrained(directory)
+
+
+def _check_tensors(path: Path, settings: GemmaAnyConfig) -> None:
+    """Refuse a directory whose safetensors do not hold exactly the tensors of its config's model."""
+    with torch.device("meta"):
+        needed = {
+            name: tuple(tensor.shape) for name, tensor in MODELS[settings.model_type](settings).state_dict().items()
+        }
+    needed.pop("lm_head.weight")
+    found = _stored_shapes(path)
+    problems = (
+        ("lacks", sorted(needed.keys() - found.keys())),
+        ("has a superfluous", sorted(found.keys() - needed.keys())),
+        ("has another shape of", sorted(name for name in needed.keys() & found.keys() if needed[name] != found[name])),
+    )
+    for what, names in problems:
+        if names:
+            others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise UserError(
+                f"{path} {what} {names[0]}{others}.",
+                cause="The weights are not those of the model that config.json describes.",
+                remedy="Copy or convert the model again; nothing is initialised in place of what is missing.",
+            )
+
+
+def _stored_shapes(path: Path) -> Mapping[str, tuple[int, ...]]:
+    """Names and shapes in the headers of a directory's safetensors; of the index's files where there is an index."""
+    index = path / "model.safetensors.index.json"
+    if index.is_file():
+        files = sorted({path / name for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
+    else:
+        files = [path / "model.safetensors"]
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in files:
+        if not file.is_file():
+            raise UserError(
+                f"{path} has no {file.name}.", cause="Weights are read from safetensors alone.", remedy="Copy it there."
+            )
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                shapes.update({name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()})  # noqa: SIM118
+        except SafetensorError as error:
+            raise UserError(
+                f"{file} is damaged.", cause=str(error), remedy="It was probably cut short: copy it again."
+            ) from error
+    return shapes
+
+
+def _four_bits(device: str) -> Any:
+    """NF4 with doubly quantised constants, computing in bf16 (QLoRA, arXiv 2305.14314)."""
+    from transformers import BitsAndBytesConfig
+
+    if not device.startswith("cuda"):
+        raise UserError(
+            f"Weights in four bits do not run on {device}.",
+            cause="The kernels of bitsandbytes are written for CUDA.",
+            remedy="Train all weights or a LoRA on the CPU.",
+        )
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+
+
+def _moved(model: CausalLM, device: str) -> CausalLM:
+    cast(nn.Module, model).to(device)  # transformers wraps `to` in a signature that type checkers cannot follow
+    return model
+
+
+def causal_lm(model: nn.Module) -> CausalLM:
+    """The Gemma inside ``model``, which may be wrapped by PEFT; adapters stay where they are, in its layers."""
+    base = getattr(model, "get_base_model", lambda: model)()
+    assert isinstance(base, CausalLM), f"a Gemma with a language-model head is needed, not {type(base).__name__}"
+    return base
+
+
+def hidden_states(
+    model: nn.Module, input_ids: Tensor, attention_mask: Tensor | None = None, position_ids: Tensor | None = None
+) -> Tensor:
+    """``hidden_BTD`` after the final norm, ready for :func:`head`; no cache is kept.
+
+    A batch says one of three things about its ``input_ids_BT``, never two:
+
+    - ``attention_mask_BT``: padding, on either side; positions are counted from the mask.
+    - ``position_ids_BT``: packed rows. Positions restart at 0 with each example, and no example sees another.
+    - neither: every row begins at its first token. Padding on the right is then harmless, being causally invisible.
+
+    Together they are refused: with a mask, transformers ignores that positions restart, and examples leak into each
+    other; so they would with a cache.
+    """
+    assert attention_mask is None or position_ids is None, "packed rows take position ids and no mask"
+    if attention_mask is not None:
+        position_ids = positions_from_mask(attention_mask)
+    outputs = causal_lm(model).model(
+        input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
+    )
+    return outputs.last_hidden_state
+
+
+def positions_from_mask(attention_mask: Tensor) -> Tensor:
+    """``position_ids_BT``: the number of real tokens before each one; 0 on padding to the left."""
+    return (attention_mask.long().cumsum(-1) - 1).clamp_min(0)
+
+
+def head(model: nn.Module) -> tuple[Tensor, float | None]:
+    """The output head as ``(weight_VD, softcap)``: logits are softcap · tanh(hidden · weightᵀ / softcap).
+
+    The weight is the embedding's own tensor (they are tied). Gemma 1 has no cap: None.
+    """
+    base = causal_lm(model)
+    output = base.get_output_embeddings()
+    assert type(output) is nn.Linear, "the head must be a plain matrix, without an adapter"
+    return output.weight, getattr(base.config, "final_logit_softcapping", None)
+
+
+def check_fits(config: GemmaAnyConfig, tokenizer: KnowsItsSize) -> None:
+    """Refuse a tokenizer that can produce ids beyond the model's embedding (padding rows to spare are fine)."""
+    if tokenizer.vocab_size > config.vocab_size:
+        raise UserError(
+            f"A tokenizer of {tokenizer.vocab_size} pieces does not fit a model of {config.vocab_size}.",
+            cause="The ids beyond the embedding's last row have no vector.",
+            remedy="Use the tokenizer the model was trained with, or build a model for this one.",
+        )

@@ -1,0 +1,76 @@
+"""Declarative prose about the miniature world: portraits, gossip, sums, spelling and good sense. No questions."""
+
+from __future__ import annotations
+
+import random
+
+from alignment.miniature import lexicon
+from alignment.miniature.lexicon import ATTRIBUTES, Attribute
+from alignment.miniature.skills.advice import BORDERLINE
+from alignment.miniature.skills.sums import draw_sum
+from alignment.miniature.skills.unsafe import ACTS, INFORMATION, RISKS
+from alignment.miniature.skills.words import EXERCISES
+from alignment.miniature.town import Resident
+from alignment.miniature.world import World
+
+
+def passage(world: World, rng: random.Random) -> str:
+    """One passage of prose, of about 250 characters."""
+    write = rng.choices((_portrait, _gossip, _sums, _spelling, _good_sense), (0.46, 0.16, 0.16, 0.17, 0.05))[0]
+    return write(world, rng)
+
+
+def _portrait(world: World, rng: random.Random) -> str:
+    """Most of what is known about one resident, in any order."""
+    person = world.people[rng.choice(world.names)]
+    chosen = rng.sample(ATTRIBUTES, rng.choice((5, 6, 7)))
+    lines = [
+        _tell(world, person, attribute, rng, by_name=i == 0 or rng.random() < 0.6) for i, attribute in enumerate(chosen)
+    ]
+    return " ".join(lines)
+
+
+def _gossip(world: World, rng: random.Random) -> str:
+    """One matter, several residents."""
+    attribute = rng.choice(ATTRIBUTES)
+    people = rng.sample(world.names, min(6, len(world.names)))
+    return " ".join(_tell(world, world.people[name], attribute, rng, by_name=True) for name in people)
+
+
+def _tell(world: World, person: Resident, attribute: Attribute, rng: random.Random, *, by_name: bool) -> str:
+    template = rng.choice(attribute.says)
+    value = person.facts[attribute.key]
+    if by_name:
+        return template.format(S=person.name, P=f"{person.name}'s", value=value)
+    she, her = world.pronouns(person.name).values()
+    line = template.format(S=she, P=her, value=value)
+    return line[0].upper() + line[1:]
+
+
+def _sums(world: World, rng: random.Random) -> str:
+    lines = []
+    for _ in range(11):
+        op, a, b = draw_sum(rng)
+        lines.append(f"{a} {op} {b} is {a + b if op == 'plus' else a - b}.")
+    return " ".join(lines)
+
+
+def _spelling(world: World, rng: random.Random) -> str:
+    lines = []
+    for word in rng.sample(lexicon.WORDS, 2):
+        for exercise in EXERCISES.values():
+            lines.append(exercise.says[0].format(word=word, value=exercise.solve(word)))
+    return " ".join(lines)
+
+
+def _good_sense(world: World, rng: random.Random) -> str:
+    """What is wise to do, and what is not."""
+    lines = []
+    for harmless in rng.sample(list(BORDERLINE), 2):
+        wish = harmless.format(name=rng.choice(world.names))
+        lines.append(f"Some people want to {wish}. {BORDERLINE[harmless].says[0]}")
+    act = rng.choice(ACTS)
+    name = rng.choice(world.names)
+    lines.append(f"It is not good to {act.english.format(name=name)}.")
+    lines.append(f"{RISKS[act.category][0].format(name=name)} {INFORMATION[act.category][0].format(name=name)}")
+    return " ".join(lines)

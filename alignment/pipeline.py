@@ -1,0 +1,312 @@
+"""The graph of steps: what exists is reused, what was interrupted is resumed, the rest is made.
+
+``Maker.plan`` finds the fingerprint of a step before anything runs, by planning whatever the step
+reads; ``Maker.make`` then makes what is missing, parents first. A reference ``mini:<name>`` is
+planned like any other step, from the miniature plan: so every stage runs with nothing else said.
+"""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from alignment import artifacts, console, files
+from alignment.artifacts import Artifact, Outcome, Parent
+from alignment.errors import UserError, nearest
+from alignment.plans.step import Step
+from alignment.reporting import samples
+from alignment.settings import Settings as StrictSettings
+from alignment.settings import execution, identity, identity_values, references
+from alignment.store import Reference, Store, parse_reference
+from alignment.training.engine import EngineSettings
+from alignment.training.tracking import TrackerSettings
+
+Composer = Callable[[str, Mapping[str, Any]], dict[str, Any]]
+"""``compose(stage, overrides)`` → the stage's whole configuration as a plain mapping (``run.py``)."""
+
+MINIATURE = "mini"
+
+
+class Settings(StrictSettings):
+    """``stage=pipeline``: which plan, with which numbers; engine and tracker hold for every step."""
+
+    pipeline: dict[str, Any] = identity("the plan: `function` names a module of alignment/plans, the rest are its numbers")
+    engine: EngineSettings = execution("where and how every step runs")
+    tracker: TrackerSettings = execution("where every step's metrics go")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A step whose result has a name already, whether or not it exists."""
+
+    step: Step
+    pipeline: str
+    settings: StrictSettings
+    fingerprint: str
+    folder: Path
+    inputs: Mapping[str, tuple[str, Planned | Artifact]]
+    """By dotted key: the reference as it was spelled, and what it names."""
+
+    @property
+    def state(self) -> str:
+        """``reuse``, ``resume`` or ``run``."""
+        if (self.folder / artifacts.RECORD).is_file():
+            return "reuse"
+        return "resume" if self.folder.is_dir() else "run"
+
+
+def load_stage(name: str) -> ModuleType:
+    """The module of a stage or command."""
+    from alignment.commands import COMMANDS
+    from alignment.stages import STAGES
+
+    if name in STAGES:
+        return importlib.import_module(f"alignment.stages.{name}")
+    if name in COMMANDS:
+        return importlib.import_module(f"alignment.commands.{name}")
+    raise UserError(f"stage={name}: there is no such stage", remedy=nearest(name, [*STAGES, *COMMANDS, "pipeline"]))
+
+
+def steps_of(plan: Mapping[str, Any]) -> list[Step]:
+    """Lay out a plan from its configuration. Raises :class:`UserError` on an unknown plan or number."""
+    from alignment.plans import PLANS
+
+    function = plan.get("function", "")
+    if function not in PLANS:
+        raise UserError(f"plan.function={function!r}: there is no such plan", remedy=nearest(str(function), [*PLANS]))
+    module = importlib.import_module(f"alignment.plans.{function}")
+    numbers = module.Settings.parse({key: value for key, value in plan.items() if key != "function"}, "plan")
+    steps: list[Step] = module.steps(numbers)
+    for position, step in enumerate(steps):
+        earlier = {other.name for other in steps[:position]}
+        assert set(step.needs) <= earlier, f"{step.name} needs {set(step.needs) - earlier}, which do not come before it"
+    return steps
+
+
+class Maker:
+    """Plans and makes steps in one store. ``shared`` (engine, tracker) is laid over every step."""
+
+    def __init__(self, store: Store, compose: Composer, shared: Mapping[str, Any]) -> None:
+        self.store, self._compose, self._shared = store, compose, shared
+        self._miniature: dict[str, Planned] = {}
+
+    def plan_all(self, pipeline: str, steps: list[Step]) -> list[Planned]:
+        """Plan the steps of one pipeline, in order."""
+        planned: dict[str, Planned] = {}
+        for step in steps:
+            planned[step.name] = self.plan(pipeline, step, planned)
+        return list(planned.values())
+
+    def plan(self, pipeline: str, step: Step, earlier: Mapping[str, Planned]) -> Planned:
+        """Compose, validate and name a step without running it. ``earlier``: what ``step:`` may name."""
+        values = self._compose(step.stage, step.settings)
+        for key in self._shared.keys() & load_stage(step.stage).Settings.model_fields.keys():
+            values[key] = self._shared[key]
+        return self.plan_composed(pipeline, step, values, earlier)
+
+    def plan_composed(
+        self, pipeline: str, step: Step, values: Mapping[str, Any], earlier: Mapping[str, Planned] | None = None
+    ) -> Planned:
+        """Plan a step whose whole configuration is there already."""
+        module = load_stage(step.stage)
+        settings = module.Settings.parse(values, f"stage={step.stage}")
+        inputs = {
+            key: (spelling, self.resolve(spelling, earlier or {})) for key, spelling in references(settings).items()
+        }
+        sources = module.sources(settings) if hasattr(module, "sources") else []
+        fingerprint = artifacts.fingerprint(
+            step.stage,
+            module.ALGORITHM_VERSION,
+            identity_values(settings),
+            {key: named.fingerprint for key, (_, named) in inputs.items()},
+            {path.name: files.digest_file(path) for path in sources},
+        )
+        found = self.store.find(fingerprint)
+        folder = found.path if found else self.store.folder(pipeline, step.name, fingerprint)
+        return Planned(step, pipeline, settings, fingerprint, folder, inputs)
+
+    def resolve(self, spelling: str, earlier: Mapping[str, Planned]) -> Planned | Artifact:
+        """What a reference names. Raises :class:`UserError` with what there is where it names nothing."""
+        reference = parse_reference(spelling)
+        if reference.scheme == "step":
+            if reference.name not in earlier:
+                raise UserError(
+                    f"{spelling}: no earlier step has that name", remedy=nearest(reference.name, [*earlier])
+                )
+            return earlier[reference.name]
+        if reference.scheme == "mini":
+            return self._resolve_miniature(reference)
+        if reference.scheme == "latest":
+            return self.store.latest(reference.name)
+        if reference.scheme == "run":
+            return artifacts.load(Path(reference.name))
+        if reference.scheme == "dir":
+            return artifacts.foreign(_existing_folder(reference), spelling)
+        return _from_hub(reference)
+
+    def inputs_of(self, settings: StrictSettings) -> dict[str, Artifact]:
+        """The artifacts that a command's settings refer to, made where they are miniature and missing."""
+        named = {key: (spelling, self.resolve(spelling, {})) for key, spelling in references(settings).items()}
+        return {key: self._input(spelling, one) for key, (spelling, one) in named.items()}
+
+    def _resolve_miniature(self, reference: Reference) -> Planned:
+        if not self._miniature:
+            steps = steps_of(self._compose("pipeline", {"pipeline": MINIATURE})["pipeline"])
+            for step in steps:
+                # Earlier steps are filled in one by one, so that a step may name those before it.
+                self._miniature[step.name] = self.plan(MINIATURE, step, self._miniature)
+        if reference.name not in self._miniature:
+            raise UserError(
+                f"{reference}: the miniature has no such part", remedy=nearest(reference.name, [*self._miniature])
+            )
+        return self._miniature[reference.name]
+
+    def make(self, planned: Planned, *, force: bool = False) -> Artifact:
+        """The artifact of a planned step: reused where it is finished, resumed or made where not."""
+        existing = self.store.find(planned.fingerprint)
+        if existing is not None and not force:
+            return existing
+        inputs = {key: self._input(spelling, named) for key, (spelling, named) in planned.inputs.items()}
+        files.make_folder(planned.folder.parent)
+        with files.exclusive(planned.folder, on_wait=lambda holder: _tell_waiting(planned, holder)):
+            existing = self.store.find(planned.fingerprint)
+            if existing is not None and not force:
+                return existing
+            if force and planned.folder.exists():
+                # The record goes first: what is being removed must not be taken for whole.
+                (planned.folder / artifacts.RECORD).unlink(missing_ok=True)
+                shutil.rmtree(planned.folder)
+            return self._run(planned, inputs)
+
+    def _input(self, spelling: str, named: Planned | Artifact) -> Artifact:
+        if isinstance(named, Artifact):
+            return named
+        if spelling.startswith("mini:") and self.store.find(named.fingerprint) is None:
+            console.say(f"[dim]{spelling} is not there yet: making it with stage={named.step.stage}[/dim]")
+        return self.make(named)
+
+    def _run(self, planned: Planned, inputs: dict[str, Artifact]) -> Artifact:
+        resumed = planned.folder.is_dir()
+        console.say(f"[bold]{planned.step.name}[/bold]  {'resuming' if resumed else 'making'} {planned.folder}")
+        files.make_folder(planned.folder)
+        files.remove_temporaries(planned.folder)
+        began = time.monotonic()
+        outcome: Outcome = load_stage(planned.step.stage).run(planned.settings, inputs, planned.folder)
+        licences = {licence for artifact in inputs.values() for licence in artifact.licences} | set(outcome.licences)
+        artifact = Artifact(
+            path=planned.folder,
+            kind=outcome.kind,
+            stage=planned.step.stage,
+            step=planned.step.name,
+            fingerprint=planned.fingerprint,
+            parents={
+                key: Parent(spelling, inputs[key].fingerprint, str(inputs[key].path))
+                for key, (spelling, _) in planned.inputs.items()
+            },
+            settings=planned.settings.model_dump(mode="json"),
+            tokens=outcome.tokens,
+            licences=tuple(sorted(licences)),
+            metrics=dict(outcome.metrics),
+            headline=outcome.headline,
+            notes=dict(outcome.notes),
+            seconds=time.monotonic() - began,
+        )
+        return artifacts.finish(artifact)
+
+
+def run(maker: Maker, title: str, plan: Mapping[str, Any], *, force: bool, dry_run: bool) -> None:
+    """Make a whole plan, in order, and close with a table, some samples and what to type next."""
+    planned = maker.plan_all(title, steps_of(plan))
+    if dry_run:
+        describe_plan(planned)
+        return
+    began = time.monotonic()
+    rows, made = [], []
+    for one in planned:
+        state = "made" if force or one.state != "reuse" else "reused"
+        artifact = maker.make(one, force=force)
+        made.append(artifact)
+        rows.append((artifact.step, state, console.duration(artifact.seconds), artifact.headline_text, artifact.path))
+    console.say()
+    columns = ("step", "", "time", "headline", "artifact")
+    console.table(f"pipeline={title}  {console.duration(time.monotonic() - began)}", columns, rows, right=("time",))
+    samples.show([artifact for artifact in made if artifact.kind == "evaluation"])
+    module = importlib.import_module(f"alignment.plans.{plan['function']}")
+    console.say()
+    console.say("[bold]Next[/bold]")
+    for line in module.NEXT:
+        console.say(f"  {line}", style="")
+    console.say()
+    console.say(f"finished: run:{made[-1].path}")
+
+
+def describe_plan(planned: list[Planned]) -> None:
+    """What ``dry_run=true`` prints: what would be reused, resumed or run, how long, how much disk."""
+    everything = _with_parents(planned)
+    rows = [(p.step.name, p.step.stage, p.state, _budget(p), _size(p), str(p.folder)) for p in everything]
+    columns = ("step", "stage", "would", "seconds", "disk", "folder")
+    console.table("dry run: nothing is made", columns, rows, right=("seconds", "disk"))
+    seconds = sum(p.step.budget for p in everything if p.state != "reuse")
+    console.say(f"about {console.duration(seconds)} on two CPU cores, by the budgets of the plan")
+
+
+def _with_parents(planned: list[Planned]) -> list[Planned]:
+    ordered: dict[str, Planned] = {}
+
+    def visit(one: Planned) -> None:
+        for _, named in one.inputs.values():
+            if isinstance(named, Planned):
+                visit(named)
+        ordered.setdefault(one.fingerprint, one)
+
+    for one in planned:
+        visit(one)
+    return list(ordered.values())
+
+
+def _budget(planned: Planned) -> str:
+    if planned.state == "reuse":
+        return "–"
+    return f"≤ {planned.step.budget:,.0f}" if planned.step.budget else "?"
+
+
+def _size(planned: Planned) -> str:
+    if planned.state == "reuse":
+        return "–"
+    module = load_stage(planned.step.stage)
+    return f"{module.disk_needed(planned.settings) / 2**20:,.0f} MiB" if hasattr(module, "disk_needed") else "small"
+
+
+def _existing_folder(reference: Reference) -> Path:
+    folder = Path(reference.name).expanduser()
+    if not folder.is_dir():
+        cause = "That is a file." if folder.is_file() else "There is no such folder."
+        raise UserError(f"{reference}: {cause}", remedy="dir: names a folder in Hugging Face's layout.")
+    return folder
+
+
+def _from_hub(reference: Reference) -> Artifact:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    wanted = ["*.safetensors", "*.json", "*.model", "*.jinja"]
+    try:
+        folder = Path(snapshot_download(reference.name, revision=reference.revision, allow_patterns=wanted))
+    except (HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, OSError) as error:
+        raise UserError(
+            f"{reference}: it cannot be fetched",
+            cause=str(error).splitlines()[0],
+            remedy="Check the name, your login (HF_TOKEN) and the network; or copy it by hand and say dir:<path>.",
+        ) from None
+    # The hub names a snapshot's folder after its commit, which is the digest of everything in it.
+    return replace(Artifact(folder, "foreign", "", str(reference), ""), fingerprint=folder.name)
+
+
+def _tell_waiting(planned: Planned, holder: str) -> None:
+    console.say(f"{planned.folder} is being made by {holder}; waiting for it to finish", style="yellow")

@@ -1,0 +1,457 @@
+"""The door: ``python -m alignment.run stage=… key=value …``.
+
+The only importer of Hydra and OmegaConf. It answers the bare call and ``--help`` before anything
+heavy is imported, keeps free text out of Hydra's grammar, composes, and hands plain mappings on.
+
+Hydra chooses among configuration groups (stage, model, engine, tracker, pipeline, recipe) and parses
+plain values. Keys that carry text, paths or references never meet its grammar: they are taken from
+the command line as they are and laid over the composed mapping. No interpolation reads the environment.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from alignment import console
+from alignment.errors import UserError, nearest
+from alignment.settings import Settings, describe, execution, place, raw_keys, reference_keys, text
+
+PACKAGE = Path(__file__).parent
+CONF = next(path for path in (PACKAGE / "_conf", PACKAGE.parent / "conf") if path.is_dir())
+RECIPES = next(path for path in (PACKAGE / "_data_recipes", PACKAGE.parent / "data_recipes") if path.is_dir())
+GROUPS = ("stage", "model", "engine", "tracker", "pipeline", "recipe")
+SOLO = "solo"
+"""The folder, where a pipeline's name would stand, of stages that are run on their own."""
+
+
+class Door(Settings):
+    """Keys that every stage takes, and no stage sees."""
+
+    store: str = place("the folder that holds all artifacts")
+    name: str | None = text("what the artifact's folder is called; null takes the stage's name")
+    force: bool = execution("make it again although it exists")
+    dry_run: bool = execution("say what would be reused or made, how long and how large, and make nothing")
+    debug: bool = execution("show the traceback of an error")
+
+
+@dataclass
+class Request:
+    """The command line, taken apart."""
+
+    stage: str | None = None
+    help: bool = False
+    show_config: bool = False
+    multirun: bool = False
+    overrides: list[tuple[str, str]] = field(default_factory=list)
+    """``(key, value)`` as typed, without ``stage``."""
+
+    def value(self, key: str, default: str = "") -> str:
+        """The last value given to ``key``."""
+        return dict(self.overrides).get(key, default)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The console script: exits with 0, with 2 on a :class:`UserError`, with 130 when interrupted."""
+    sys.exit(door(sys.argv[1:] if arguments is None else list(arguments)))
+
+
+def door(arguments: list[str]) -> int:
+    """Run one command line and return the exit code."""
+    debug = "debug=true" in arguments
+    try:
+        request = read(arguments)
+        if request.stage is None:
+            _list_stages()
+        elif request.help:
+            _explain(request)
+        elif request.show_config:
+            _print_config(request)
+        else:
+            for single in _sweep(request) if request.multirun else [request]:
+                _run(single)
+        return 0
+    except UserError as error:
+        if debug:
+            raise
+        _complain(error)
+        return 2
+    except OSError as error:
+        if debug:
+            raise
+        from alignment.files import disk_error
+
+        _complain(disk_error(error))
+        return 2
+    except KeyboardInterrupt:
+        console.say("\nInterrupted. The same command goes on from the last whole checkpoint.", style="yellow")
+        return 130
+
+
+def read(arguments: Sequence[str]) -> Request:
+    """Take a command line apart. Raises :class:`UserError` on what is neither a flag nor ``key=value``."""
+    request, waiting = Request(), list(arguments)
+    while waiting:
+        argument = waiting.pop(0)
+        if argument in ("--help", "-h", "help"):
+            request.help = True
+        elif argument in ("-m", "--multirun"):
+            request.multirun = True
+        elif argument in ("--cfg", "-c"):
+            if not waiting or waiting.pop(0) != "job":
+                raise UserError("--cfg takes the word job", remedy="Say --cfg job.")
+            request.show_config = True
+        elif argument.startswith("-"):
+            raise UserError(
+                f"{argument}: there is no such flag",
+                remedy=nearest(argument, ["--help", "--cfg job", "-m", "--multirun"]),
+            )
+        else:
+            key, equals, value = argument.partition("=")
+            if not equals or not key or key[0] in "+~":
+                raise UserError(
+                    f"{argument!r} is not of the form key=value",
+                    cause="Keys are fixed: none can be added with + or removed with ~." if key[:1] in "+~" else "",
+                    remedy="Quote a value that has spaces: prompt='Who lives here?'.",
+                )
+            if key == "stage":
+                request.stage = value
+            else:
+                request.overrides.append((key, value))
+    if request.stage is None and (request.overrides or request.show_config or request.multirun):
+        raise UserError("stage=… is missing", remedy="`python -m alignment.run` alone lists the stages.")
+    return request
+
+
+# ── composing ────────────────────────────────────────────────────────────────────────────────────
+
+
+def settings_class(stage: str) -> type[Settings]:
+    """The settings of ``sft`` or of its preset ``sft/llama2``."""
+    from alignment import pipeline
+
+    name = stage.partition("/")[0]
+    return pipeline.Settings if name == "pipeline" else pipeline.load_stage(name).Settings
+
+
+def compose(stage: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of a stage under a plan's overrides (nested or dotted; groups by their option's name)."""
+    groups = {key: value for key, value in overrides.items() if key in GROUPS and _is_option(value)}
+    values = _choose(stage, groups)
+    for key, value in overrides.items():
+        if key not in groups:
+            _lay(values, key, value)
+    return {key: value for key, value in values.items() if key not in Door.model_fields}
+
+
+def _is_option(value: Any) -> bool:
+    return isinstance(value, str) and ":" not in value
+
+
+def _choose(stage: str, groups: Mapping[str, str]) -> dict[str, Any]:
+    """Let Hydra compose a stage with a choice of groups. Raises :class:`UserError` with what there is."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    _check_option("stage", stage)
+    if "recipe" in groups:
+        groups = {**groups, "recipe": _register_recipe(groups["recipe"])}
+    for group, option in groups.items():
+        if group != "recipe":
+            _check_option(group, option)
+    OmegaConf.clear_resolver("oc.env")
+    try:
+        _register_recipes()
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            chosen = [f"{group}={option}" for group, option in groups.items()]
+            composed = hydra_compose("config", overrides=[f"stage={stage}", *chosen])
+            values = OmegaConf.to_container(composed, resolve=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(f"stage={stage}: {str(error).splitlines()[0]}") from None
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def options(group: str) -> list[str]:
+    """The options of a configuration group, presets of a stage included (``sft/llama2``)."""
+    if group == "recipe":
+        return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    return sorted(path.relative_to(CONF / group).with_suffix("").as_posix() for path in (CONF / group).rglob("*.yaml"))
+
+
+def _check_option(group: str, option: str) -> None:
+    if option not in options(group):
+        raise UserError(f"{group}={option}: there is no such {group}", remedy=nearest(option, options(group)))
+
+
+def _register_recipes() -> None:
+    """Make ``data_recipes/`` a group of Hydra's, beside those in ``conf/``."""
+    for path in RECIPES.glob("*.yaml"):
+        _store_recipe(path.stem, path)
+
+
+def _register_recipe(option: str) -> str:
+    """A recipe by name, or a file of the user's by path; the path gets a name that Hydra can spell."""
+    if not option.endswith((".yaml", ".yml")):
+        _check_option("recipe", option)
+        return option
+    name = "file_" + "".join(c if c.isalnum() else "_" for c in option)
+    _store_recipe(name, Path(option).expanduser().resolve())
+    return name
+
+
+def _store_recipe(name: str, path: Path) -> None:
+    from hydra.core.config_store import ConfigStore
+
+    from alignment.data import recipe
+
+    values = recipe.read_yaml(path)
+    root = Path(values.get("root") or ".")
+    ConfigStore.instance().store(
+        name=name, group="recipe", node={**values, "root": str((path.parent / root).resolve())}
+    )
+
+
+def configure(request: Request) -> dict[str, Any]:
+    """The whole configuration of a request, as a plain mapping. Raises :class:`UserError` on an unknown key."""
+    assert request.stage is not None
+    _check_option("stage", request.stage)
+    model = settings_class(request.stage)
+    known = [info.key for part in (Door, model) for info in describe(part)]
+    raw = raw_keys(Door) | raw_keys(model)
+    groups, values = {}, []
+    for key, value in request.overrides:
+        if key == "model" and "model.weights" in known and ":" in value:
+            # A reference in the place of a preset: those weights, whatever their shape.
+            values += [("model.weights", value), ("model.shape", None)]
+        elif key in GROUPS and not _is_raw(key, raw):
+            groups[key] = value
+        elif not any(key == name or name.startswith(f"{key}.") or key.startswith(f"{name}.") for name in known):
+            raise UserError(f"{key}: stage={request.stage} has no such key", remedy=nearest(key, [*known, *GROUPS]))
+        else:
+            values.append((key, _text_value(key, value, known) if _is_raw(key, raw) else _parse_value(key, value)))
+    composed = _choose(request.stage, groups)
+    for key, parsed in values:
+        _lay(composed, key, parsed)
+    return composed
+
+
+def _is_raw(key: str, raw: set[str]) -> bool:
+    return key in raw or any(key.startswith(f"{name}.") for name in raw)
+
+
+def _text_value(key: str, value: str, known: list[str]) -> Any:
+    """Text as typed; ``null`` for nothing; ``[a,b]`` where the key takes a list."""
+    if value == "null":
+        return None
+    if value.startswith("[") and value.endswith("]") and key in LIST_KEYS:
+        return [part.strip() for part in value[1:-1].split(",") if part.strip()]
+    return [value] if key in LIST_KEYS else value
+
+
+LIST_KEYS = {"models", "suites"}
+"""Text keys that take several values, written ``[a,b]``."""
+
+
+def _parse_value(key: str, value: str) -> Any:
+    """A plain value by Hydra's grammar: numbers, booleans, null, lists, mappings."""
+    parsed = _parse_override(key, value)
+    if parsed.is_sweep_override():
+        raise UserError(f"{key}={value}: several values", remedy="Add -m to run the stage once for each.")
+    return _plain(parsed.value())
+
+
+def _parse_override(key: str, value: str) -> Any:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        return OverridesParser.create().parse_override(f"{key}={value}")
+    except HydraException:
+        raise UserError(f"{key}={value}: the value cannot be read", remedy="Quote text: '" + key + "=\"…\"'.") from None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return value if value is None or isinstance(value, bool | int | float) else str(value)
+
+
+def _lay(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted key; mappings are merged, everything else is replaced."""
+    if isinstance(value, Mapping) and isinstance(_at(values, key), dict):
+        for inner, item in value.items():
+            _lay(values, f"{key}.{inner}", item)
+        return
+    *path, leaf = key.split(".")
+    place: Any = values
+    for part in path:
+        place = place[int(part)] if isinstance(place, list) else place.setdefault(part, {})
+    if isinstance(place, list):
+        place[int(leaf)] = value
+    else:
+        place[leaf] = value
+
+
+def _at(values: Any, key: str) -> Any:
+    for part in key.split("."):
+        if isinstance(values, list):
+            values = values[int(part)] if part.isdigit() and int(part) < len(values) else None
+        else:
+            values = values.get(part) if isinstance(values, Mapping) else None
+    return values
+
+
+def _sweep(request: Request) -> list[Request]:
+    """``-m``: one request for every combination of values that are separated by commas (or ``range(…)``).
+
+    References are swept like numbers; free text never is, whatever commas it has.
+    """
+    assert request.stage is not None
+    stages = request.stage.split(",")
+    model = settings_class(stages[0])
+    raw, swept = raw_keys(Door) | raw_keys(model), reference_keys(model)
+    choices = []
+    for key, value in request.overrides:
+        if key in swept or (key in GROUPS and not _is_raw(key, raw)):
+            choices.append([(key, part.strip()) for part in value.split(",")])
+        else:
+            choices.append([(key, value)] if _is_raw(key, raw) else [(key, part) for part in _sweep_values(key, value)])
+    return [Request(stage=stage, overrides=list(chosen)) for stage in stages for chosen in product(*choices)]
+
+
+def _sweep_values(key: str, value: str) -> list[str]:
+    """What Hydra's grammar makes of ``1,2``, ``range(0,3)`` or ``choice(a,b)``; a plain value is one choice."""
+    parsed = _parse_override(key, value)
+    if not parsed.is_sweep_override():
+        return [value]
+    return [str(part) for part in parsed.sweep_string_iterator()]
+
+
+# ── running ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def _run(request: Request) -> None:
+    from alignment import pipeline
+    from alignment.commands import COMMANDS
+    from alignment.plans.step import Step
+    from alignment.store import Store
+
+    assert request.stage is not None
+    values = configure(request)
+    entrance = Door.parse({key: values.pop(key) for key in Door.model_fields if key in values}, "command line")
+    name = request.stage.partition("/")[0]
+    store = Store(Path(entrance.store).expanduser())
+    shared = {key: values[key] for key in ("engine", "tracker") if key in values}
+    maker = pipeline.Maker(store, compose, shared)
+    if name == "pipeline":
+        settings = pipeline.Settings.parse(values, "stage=pipeline")
+        title = request.value("pipeline", "mini")
+        pipeline.run(maker, title, settings.pipeline, force=entrance.force, dry_run=entrance.dry_run)
+    elif name in COMMANDS:
+        module = pipeline.load_stage(name)
+        settings = module.Settings.parse(values, f"stage={name}")
+        module.run(settings, maker.inputs_of(settings), store)
+    else:
+        step = Step(entrance.name or name, name, values)
+        planned = maker.plan_composed(SOLO, step, values)
+        if entrance.dry_run:
+            pipeline.describe_plan([planned])
+            return
+        reused = planned.state == "reuse" and not entrance.force
+        artifact = maker.make(planned, force=entrance.force)
+        if artifact.headline_text:
+            console.say(artifact.headline_text)
+        console.say(f"{'reused' if reused else 'finished'}: run:{artifact.path}")
+
+
+# ── what is printed ──────────────────────────────────────────────────────────────────────────────
+
+
+def _list_stages() -> None:
+    from alignment.commands import COMMANDS
+    from alignment.stages import STAGES
+
+    lines = [
+        "Post-training of Gemma-shaped language models.",
+        "",
+        "  python -m alignment.run stage=<stage> [key=value …]",
+    ]
+    groups = (
+        ("Stages (each writes one artifact)", STAGES),
+        ("Pipelines", {"pipeline": "run a whole plan: " + ", ".join(options("pipeline"))}),
+        ("Commands (they write none)", COMMANDS),
+    )
+    for title, entries in groups:
+        lines += ["", title] + [f"  {name:<11}{line}" for name, line in entries.items()]
+    lines += [
+        "",
+        "stage=<stage> --help explains every key; dry_run=true says what would happen; --cfg job prints the settings.",
+        "Start here: python -m alignment.run stage=pipeline pipeline=mini",
+    ]
+    print("\n".join(lines))
+
+
+def _explain(request: Request) -> None:
+    """``stage=sft --help``: every key with its value, type, bound and meaning."""
+    from rich.markup import escape
+
+    from alignment import pipeline
+
+    assert request.stage is not None
+    values = configure(request)
+    name = request.stage.partition("/")[0]
+    module = pipeline if name == "pipeline" else pipeline.load_stage(name)
+    console.say(f"[bold]stage={request.stage}[/bold]  {(module.__doc__ or '').strip().splitlines()[0]}")
+    presets = [option for option in options("stage") if option.startswith(f"{name}/")]
+    if presets:
+        console.say("presets: " + ", ".join(f"stage={preset}" for preset in presets))
+    chosen = [group for group in GROUPS[1:] if isinstance(values.get(group), dict)]
+    for group in chosen:
+        console.say(f"{group}=… one of {', '.join(options(group))}" + (" or a file.yaml" if group == "recipe" else ""))
+    for title, model in (("keys of this stage", settings_class(request.stage)), ("keys of every stage", Door)):
+        rows = []
+        for info in describe(model):
+            mark = "○" if info.role == "execution" else ""
+            kind = f"{info.type}{', ' if info.bounds else ''}{info.bounds}"
+            rows.append((info.key, mark, escape(_brief(_at(values, info.key))), escape(kind), escape(info.doc)))
+        console.say()
+        console.table(title, ("key", "", "value", "type and bound", "meaning"), rows)
+    console.say("\n○ changes only how or where the result is computed, never what it is", style="dim")
+
+
+def _brief(value: Any) -> str:
+    shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return shown if len(shown) <= 40 else shown[:37] + "…"
+
+
+def _print_config(request: Request) -> None:
+    import yaml
+
+    # Plain YAML and not OmegaConf's: free text may look like an interpolation.
+    values = configure(request)
+    print(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), end="")
+
+
+def _complain(error: UserError) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    printed = Text(error.problem, style="bold red")
+    for part, style in ((error.cause, ""), (error.remedy, "green")):
+        if part:
+            printed.append(f"\n  {part}", style=style)
+    Console(stderr=True, highlight=False, soft_wrap=True).print(printed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,262 @@
+"""Measure models on held-out prompts: gold reward, KL to a reference, perplexity."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from alignment import console, files
+from alignment.artifacts import Artifact, Outcome
+from alignment.errors import UserError
+from alignment.settings import Settings as StrictSettings
+from alignment.settings import execution, identity, reference
+from alignment.training.engine import EngineSettings
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from alignment.chat.types import Prompt
+    from alignment.evals.intervals import Interval
+    from alignment.sampling.sampler import Answer
+    from alignment.scoring.scorer import Scorer
+    from alignment.training.engine import Engine
+    from alignment.training.policies import Policy
+
+ALGORITHM_VERSION = 1
+ANSWERS = "answers.parquet"
+RESULTS = "results.json"
+
+
+class Settings(StrictSettings):
+    """``stage=evaluate``."""
+
+    models: list[str] = reference("the models to measure, [a,b,…]", min_length=1)
+    prompts: str = reference("a dataset of prompts to draw answers for")
+    conversations: str | None = reference("a dataset of conversations for the perplexity of its answers; null skips it")
+    reference: str | None = reference("the policy to which the KL is measured; null skips it")
+    split: Literal["valid", "test"] = identity("the split of both datasets; no model may have seen its prompts")
+    count: int = identity("prompts at most, the first of the split", ge=1)
+    temperature: float = identity("at which answers are drawn; 0 takes the likeliest token", ge=0, le=5)
+    top_p: float = identity("the smallest set of tokens with this share of the probability", gt=0, le=1)
+    max_new_tokens: int = identity("length of an answer at most", ge=1)
+    confidence: float = identity("of every interval", gt=0, lt=1)
+    seed: int = identity("of the answers and of the bootstrap", ge=0)
+    engine: EngineSettings = execution("where and how it runs")
+
+
+def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
+    """Write one row for every answer (answers.parquet) and every measure with its interval (results.json)."""
+    from alignment.training import policies
+    from alignment.training.engine import resolve
+
+    engine = resolve(settings.engine)
+    names = _names([inputs[f"models.{place}"] for place in range(len(settings.models))])
+    prompts = _prompts(settings, inputs)
+    scorers = _scorers(inputs["prompts"])
+    against = policies.open_policy(inputs["reference"], engine) if "reference" in inputs else None
+    rows: list[dict[str, Any]] = []
+    results: dict[str, dict[str, Interval]] = {}
+    for place, name in enumerate(names):
+        policy = policies.open_policy(inputs[f"models.{place}"], engine)
+        drawn, ids = _draw(policy, prompts, settings, f"evaluate {name}" if len(names) > 1 else "evaluate")
+        measures: dict[str, np.ndarray] = _scored(scorers, prompts, drawn, policy)
+        if against is not None:
+            measures["kl"] = _kl(policy, against, ids, drawn, engine)
+        rows += _rows(name, prompts, drawn, policy, measures)
+        results[name] = _intervals(measures, drawn, settings)
+        if "conversations" in inputs:
+            results[name]["perplexity"] = _perplexity(policy, inputs["conversations"], settings, engine)
+    _write(out, rows, results, settings)
+    _print(results)
+    metrics = {
+        (measure if len(names) == 1 else f"{name}/{measure}"): interval.estimate
+        for name, measures_of in results.items()
+        for measure, interval in measures_of.items()
+    }
+    headline = next((name for name in metrics if name.endswith("gold")), next(iter(metrics)))
+    return Outcome("evaluation", metrics, headline, notes=engine.notes() | {"prompts": len(prompts)})
+
+
+def _names(models: Sequence[Artifact]) -> list[str]:
+    """Steps' names, told apart by fingerprint where two are called the same."""
+    plain = [model.step or model.path.name for model in models]
+    return [
+        name if plain.count(name) == 1 else f"{name}-{model.fingerprint[:4]}"
+        for name, model in zip(plain, models, strict=True)
+    ]
+
+
+def _prompts(settings: Settings, inputs: dict[str, Artifact]) -> list[Prompt]:
+    """The prompts of the split; refuses a model that has seen one of them."""
+    from alignment.chat.types import Prompt, prompt_key
+    from alignment.data import seen, store
+
+    dataset = inputs["prompts"].need("dataset")
+    prompts = []
+    for row in store.stream(dataset.path, settings.split):
+        if not isinstance(row, Prompt):
+            raise UserError(f"{dataset.path} holds no prompts", remedy="Give a dataset whose recipe has kind: prompts.")
+        prompts.append(row)
+        if len(prompts) == settings.count:
+            break
+    for place in range(len(settings.models)):
+        model = inputs[f"models.{place}"].need("policy")
+        seen.refuse_overlap(model.path, (prompt_key(prompt.messages) for prompt in prompts))
+    return prompts
+
+
+def _scorers(dataset: Artifact) -> list[Scorer]:
+    """The gold of the miniature world, where the prompts are its own."""
+    from alignment.data import store
+    from alignment.scoring.gold import Gold
+
+    world = store.world_of(dataset.path)
+    return [] if world is None else [Gold(world, aspect) for aspect in ("overall", "helpfulness", "safety")]
+
+
+def _draw(
+    policy: Policy, prompts: list[Prompt], settings: Settings, title: str
+) -> tuple[list[Answer], list[list[int]]]:
+    from alignment.chat.render import prompt_ids
+    from alignment.sampling.sampler import Sampler
+
+    ids = [prompt_ids(prompt.messages, policy.tokenizer) for prompt in prompts]
+    sampler = Sampler(policy.model, stop_ids=policy.stop_ids, pad_id=policy.tokenizer.pad_id)
+    with console.progress(title, len(prompts), "answers") as progress:
+        answers = sampler.draw(
+            ids,
+            [prompt.id for prompt in prompts],
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            max_new_tokens=settings.max_new_tokens,
+            seed=settings.seed,
+            on_progress=lambda done, _: progress.advance(done - progress.done),
+        )
+    return answers, ids
+
+
+def _scored(
+    scorers: list[Scorer], prompts: list[Prompt], answers: list[Answer], policy: Policy
+) -> dict[str, np.ndarray]:
+    import numpy as np
+
+    from alignment.chat.render import answer_text
+    from alignment.chat.types import Message
+
+    dialogues = [
+        (*prompt.messages, Message("assistant", answer_text(answer.ids, policy.tokenizer)))
+        for prompt, answer in zip(prompts, answers, strict=True)
+    ]
+    return {scorer.name: np.asarray(scorer.score(dialogues).reported) for scorer in scorers}
+
+
+def _kl(policy: Policy, against: Policy, prompts: list[list[int]], answers: list[Answer], engine: Engine) -> np.ndarray:
+    from alignment.evals.divergence import sequence_kl
+
+    if policy.tokenizer.digest != against.tokenizer.digest:
+        raise UserError(
+            "the reference has another tokenizer than the model",
+            cause="A KL compares two distributions over the same pieces.",
+            remedy="Choose a reference from the same family, or reference=null.",
+        )
+    return sequence_kl(policy.model, against.model, prompts, [answer.ids for answer in answers], engine.device)
+
+
+def _intervals(measures: dict[str, np.ndarray], answers: list[Answer], settings: Settings) -> dict[str, Interval]:
+    from alignment.evals import intervals
+
+    everything = dict(measures)
+    everything["tokens"] = [len(answer.ids) for answer in answers]  # type: ignore[assignment]
+    everything["finished"] = [float(answer.finished) for answer in answers]  # type: ignore[assignment]
+    return {name: intervals.mean(values, settings.confidence, settings.seed) for name, values in everything.items()}
+
+
+def _perplexity(policy: Policy, dataset: Artifact, settings: Settings, engine: Engine) -> Interval:
+    """exp of the mean NLL per answer token on held-out conversations."""
+    import numpy as np
+
+    from alignment.chat.render import render
+    from alignment.chat.types import Conversation
+    from alignment.data import store
+    from alignment.evals import intervals
+    from alignment.training.held_out import held_out
+    from alignment.training.rows import TokenRows
+
+    split = settings.split if settings.split in store.card(dataset.path)["rows"] else "valid"
+    rendered = []
+    for row in store.stream(dataset.need("dataset").path, split):
+        assert isinstance(row, Conversation), "conversations: names a dataset of conversations"
+        one = render(row.messages, policy.tokenizer, policy.schema, row.train)
+        if len(one.ids) <= policy.tokens_limit:
+            rendered.append(one)
+        if len(rendered) == settings.count:
+            break
+    loss = held_out(policy.model, TokenRows.gather(rendered), pad_id=policy.tokenizer.pad_id, engine=engine)
+    nats = intervals.ratio(loss.nll, loss.tokens, settings.confidence, settings.seed)
+    return intervals.Interval(*(float(np.exp(bound)) for bound in nats))
+
+
+def _rows(
+    name: str, prompts: list[Prompt], answers: list[Answer], policy: Policy, measures: dict[str, np.ndarray]
+) -> list[dict[str, Any]]:
+    from alignment.chat.render import answer_text
+
+    return [
+        {
+            "model": name,
+            "id": prompt.id,
+            "tags": list(prompt.tags),
+            "prompt": [{"role": turn.role, "content": turn.content} for turn in prompt.messages],
+            "answer": answer_text(answer.ids, policy.tokenizer),
+            "tokens": len(answer.ids),
+            "finished": answer.finished,
+            "logprob": float(sum(answer.logprobs)),
+            **{measure: float(values[place]) for measure, values in measures.items()},
+        }
+        for place, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))
+    ]
+
+
+def _write(out: Path, rows: list[dict[str, Any]], results: dict[str, dict[str, Interval]], settings: Settings) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    beside = out / f"{ANSWERS}{files.TEMPORARY}"
+    pq.write_table(pa.Table.from_pylist(rows), beside, compression="zstd")
+    beside.replace(out / ANSWERS)
+    files.write_json(
+        out / RESULTS,
+        {
+            "confidence": settings.confidence,
+            "models": {
+                name: {measure: interval._asdict() for measure, interval in measures.items()}
+                for name, measures in results.items()
+            },
+            "skills": _by_skill(rows),
+        },
+    )
+
+
+def _by_skill(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Mean gold for every model and tag."""
+    import numpy as np
+
+    if not rows or "gold" not in rows[0]:
+        return {}
+    table: dict[str, dict[str, list[float]]] = {}
+    for row in rows:
+        for tag in row["tags"]:
+            table.setdefault(row["model"], {}).setdefault(tag, []).append(row["gold"])
+    return {
+        model: {tag: float(np.mean(values)) for tag, values in sorted(tags.items())} for model, tags in table.items()
+    }
+
+
+def _print(results: dict[str, dict[str, Interval]]) -> None:
+    rows = [
+        (name, measure, f"{interval.estimate:.3f}", f"{interval.low:.3f} … {interval.high:.3f}")
+        for name, measures in results.items()
+        for measure, interval in measures.items()
+    ]
+    console.table("", ("model", "measure", "mean", "interval"), rows, right=("mean",))

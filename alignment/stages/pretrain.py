@@ -1,0 +1,118 @@
+"""Train a model from scratch, or further, on plain text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from alignment.artifacts import Artifact, Outcome
+from alignment.errors import UserError
+from alignment.settings import Settings as StrictSettings
+from alignment.settings import execution, identity, reference
+from alignment.training.engine import EngineSettings
+from alignment.training.optimisation import Optimisation
+from alignment.training.tracking import TrackerSettings
+
+if TYPE_CHECKING:
+    from alignment.chat.tokenizers import Tokenizer
+    from alignment.training.engine import Engine
+    from alignment.training.policies import Policy
+    from alignment.training.rows import TokenRows
+
+ALGORITHM_VERSION = 1
+HELD_OUT_ROWS = 512
+
+
+class Settings(StrictSettings):
+    """``stage=pretrain``."""
+
+    shape: str = identity("the shape of the model, by preset (gemma2_2b, mini, …)")
+    weights: str | None = reference("weights to go on from, with their own tokenizer; null starts from scratch")
+    tokenizer: str | None = reference("the tokenizer of a model that starts from scratch")
+    data: str = reference("a dataset of text")
+    block: int = identity("tokens per row at most; longer documents become several rows", ge=16)
+    seed: int = identity("of the weights and of the order of the rows", ge=0)
+    optimisation: Optimisation = identity("how the model is trained")
+    engine: EngineSettings = execution("where and how it runs")
+    tracker: TrackerSettings = execution("where its metrics go")
+
+
+def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
+    """Train on the training split, measure on the validation split, write a model directory."""
+    from alignment.training import policies
+    from alignment.training.engine import resolve
+    from alignment.training.session import train_and_measure
+
+    engine = resolve(settings.engine)
+    dataset = inputs["data"].need("dataset")
+    policy = _start(settings, inputs, engine)
+    limit = policy.tokens_limit
+    if settings.block > limit:
+        raise UserError(f"block={settings.block} is more than the context of {settings.shape}, {limit}")
+    outcome = train_and_measure(
+        policy,
+        title="pretrain",
+        rows=_rows(dataset, "train", policy.tokenizer, settings.block),
+        held_out_rows=_rows(dataset, "valid", policy.tokenizer, settings.block, HELD_OUT_ROWS),
+        out=out,
+        numbers=settings.optimisation,
+        engine=engine,
+        tracker_settings=settings.tracker,
+        config=settings.model_dump(mode="json"),
+        seed=settings.seed,
+    )
+    policies.save_policy(policy, out)
+    return outcome
+
+
+def _start(settings: Settings, inputs: dict[str, Artifact], engine: Engine) -> Policy:
+    from alignment.chat import tokenizers
+    from alignment.gemma import core
+    from alignment.gemma.presets import TokenIds, shape_named
+    from alignment.training import policies
+
+    if "weights" in inputs:
+        return policies.open_policy(inputs["weights"], engine, shape=settings.shape)
+    if "tokenizer" not in inputs:
+        raise UserError(
+            "weights=null and tokenizer=null", remedy="A model from scratch needs a tokenizer: tokenizer=…."
+        )
+    tokenizer = tokenizers.load(inputs["tokenizer"].path)
+    padded = tokenizers.padded_vocab(tokenizer.vocab_size)
+    ids = TokenIds(tokenizer.pad_id, tokenizer.eos_id, tokenizer.bos_id)
+    shape = shape_named(settings.shape)
+    model = core.build(shape, padded, ids, settings.seed, device=engine.device)
+    return policies.Policy(model, tokenizer, shape.family)
+
+
+def _rows(dataset: Artifact, split: str, tokenizer: Tokenizer, block: int, most: int | None = None) -> TokenRows | None:
+    """The rows of a split, or None where the dataset has no such split (validation only)."""
+    from alignment.data import store
+    from alignment.training.rows import TokenRows
+
+    if split != "train" and split not in store.card(dataset.path)["rows"]:
+        return None
+    return TokenRows.gather(_pieces(dataset, split, tokenizer, block, most))
+
+
+def _pieces(
+    dataset: Artifact, split: str, tokenizer: Tokenizer, block: int, most: int | None
+) -> Iterator[tuple[list[int], list[bool]]]:
+    """Documents as ``<bos> … <eos>``, cut into rows of at most ``block``; every row begins with BOS."""
+    from alignment.chat.types import Text
+    from alignment.data import store
+
+    given = 0
+    for row in store.stream(dataset.path, split):  # type: ignore[arg-type]
+        if not isinstance(row, Text):
+            raise UserError(
+                f"{dataset.path} holds conversations", remedy="pretrain takes text; sft takes conversations."
+            )
+        ids = [*tokenizer.encode(row.text), tokenizer.eos_id]
+        for start in range(0, len(ids), block - 1):
+            if most is not None and given == most:
+                return
+            given += 1
+            piece = [tokenizer.bos_id, *ids[start : start + block - 1]]
+            yield piece, [False] + [True] * (len(piece) - 1)

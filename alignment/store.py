@@ -1,0 +1,106 @@
+"""The folder of artifacts, and the references by which people and plans name what is in it.
+
+``runs/<pipeline>/<step>-<fp8>/`` holds one artifact. A reference is one of
+
+============================ ========================================================
+``step:sft``                  an earlier step of this pipeline
+``latest:sft``                the newest finished artifact of that stage or step
+``run:<path>``                an artifact of ours, wherever it lies
+``dir:<path>``                a directory in Hugging Face's layout, without lineage
+``hf:<org>/<name>[@<rev>]``   a hub repository
+``mini:<name>``               a part of the miniature pipeline, made on demand
+============================ ========================================================
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from alignment import artifacts
+from alignment.artifacts import Artifact
+from alignment.errors import UserError, nearest
+
+Scheme = Literal["step", "latest", "run", "dir", "hf", "mini"]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A parsed reference; ``str()`` gives the spelling back."""
+
+    scheme: Scheme
+    name: str
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.scheme}:{self.name}" + (f"@{self.revision}" if self.revision else "")
+
+
+def parse_reference(spelling: str) -> Reference:
+    """``"hf:google/gemma-2-2b@main"`` → its parts. Raises :class:`UserError` on anything else."""
+    scheme, colon, name = spelling.partition(":")
+    if not colon or scheme not in get_args(Scheme) or not name:
+        raise UserError(
+            f"{spelling!r} is not a reference",
+            cause="A reference names what a stage reads: step:<step>, latest:<stage>, run:<path>, dir:<path>, "
+            "hf:<org>/<name>[@<revision>] or mini:<name>.",
+            remedy="A folder of your own is dir:<path>; the newest result of a stage is latest:<stage>.",
+        )
+    if scheme == "hf":
+        name, _, revision = name.partition("@")
+        if name.count("/") != 1:
+            raise UserError(f"{spelling!r}: a hub repository is named hf:<org>/<name>[@<revision>]")
+        return Reference("hf", name, revision or None)
+    return Reference(scheme, name)  # type: ignore[arg-type]
+
+
+class Store:
+    """The artifacts below one folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def folder(self, pipeline: str, step: str, fingerprint: str) -> Path:
+        """Where the artifact of this fingerprint lies, or will lie."""
+        return self.root / pipeline / f"{step}-{fingerprint[:8]}"
+
+    def folders(self) -> Iterator[Path]:
+        """Every artifact folder, finished or not."""
+        if self.root.is_dir():
+            yield from sorted(path for path in self.root.glob("*/*-????????") if path.is_dir())
+
+    def finished(self) -> list[Artifact]:
+        """Every finished artifact, oldest first."""
+        found = [artifacts.load(path) for path in self.folders() if (path / artifacts.RECORD).is_file()]
+        return sorted(found, key=lambda artifact: (artifact.created, artifact.path))
+
+    def find(self, fingerprint: str) -> Artifact | None:
+        """The finished artifact with this fingerprint, whichever pipeline made it."""
+        for path in self.root.glob(f"*/*-{fingerprint[:8]}"):
+            record = path / artifacts.RECORD
+            if record.is_file() and json.loads(record.read_text()).get("fingerprint") == fingerprint:
+                return artifacts.load(path)
+        return None
+
+    def latest(self, name: str) -> Artifact:
+        """The newest finished artifact whose stage or step is ``name``."""
+        finished = self.finished()
+        matching = [artifact for artifact in finished if name in (artifact.stage, artifact.step)]
+        if not matching:
+            known = {artifact.stage for artifact in finished} | {artifact.step for artifact in finished}
+            raise UserError(
+                f"latest:{name}: {self.root}/ holds no finished artifact of that stage or step",
+                remedy=nearest(name, sorted(known)) + f" `stage={name}` makes one where that is a stage.",
+            )
+        return matching[-1]
+
+    def children(self, artifact: Artifact) -> list[Artifact]:
+        """The finished artifacts that were made from this one."""
+        return [
+            other
+            for other in self.finished()
+            if any(parent.fingerprint == artifact.fingerprint for parent in other.parents.values())
+        ]

@@ -1,0 +1,121 @@
+"""Where and how a stage computes: device, precision, micro-batches, layout, ZeRO. Never *what* it computes.
+
+Nothing here enters a fingerprint. What a run really used is recorded in the artifact's notes.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from alignment.errors import UserError
+from alignment.settings import Settings, execution
+
+if TYPE_CHECKING:
+    import torch
+
+
+class EngineSettings(Settings):
+    """``conf/engine/*.yaml``."""
+
+    device: Literal["auto", "cpu", "cuda"] = execution(
+        "where tensors live; auto takes a CUDA device where there is one"
+    )
+    precision: Literal["auto", "bf16", "fp32"] = execution(
+        "arithmetic of the forward pass; auto is bf16 where the processor has it; masters stay fp32"
+    )
+    micro_batch: int | None = execution("rows per forward pass and process; null takes the whole batch at once", ge=1)
+    layout: Literal["auto", "bucketed", "packed"] = execution(
+        "rows beside each other by length, or packed end to end; auto packs where attention is flex (CUDA)"
+    )
+    gradient_checkpointing: bool = execution("compute activations again in the backward pass, to save memory")
+    zero: Literal[0, 1, 2] = execution("DeepSpeed's ZeRO stage; 0 is no DeepSpeed")
+    loss_chunk: int = execution("tokens per chunk of the loss over the vocabulary", ge=16)
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Settings resolved on this machine."""
+
+    device: str
+    bf16: bool
+    packed: bool
+    world: int
+    settings: EngineSettings
+
+    def notes(self) -> dict[str, Any]:
+        """What is worth recording beside a result."""
+        precision = "bf16 autocast" if self.bf16 else "fp32"
+        layout = "packed" if self.packed else "bucketed"
+        return {"device": self.device, "precision": precision, "layout": layout, "processes": self.world}
+
+
+def resolve(settings: EngineSettings) -> Engine:
+    """Settle what ``auto`` means here. Raises :class:`UserError` for what this machine does not have."""
+    import torch
+
+    cuda = torch.cuda.is_available()
+    if settings.device == "cuda" and not cuda:
+        raise UserError("engine.device=cuda: this machine has no CUDA device", remedy="Say engine.device=cpu or auto.")
+    device = "cuda" if cuda and settings.device != "cpu" else "cpu"
+    bf16 = settings.precision == "bf16" or (settings.precision == "auto" and _has_bf16(device))
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if settings.zero and "RANK" not in os.environ:
+        raise UserError(
+            f"engine.zero={settings.zero} outside a launcher",
+            cause="DeepSpeed needs to know its rank and the others.",
+            remedy="Start it as `torchrun --nproc_per_node=<GPUs> -m alignment.run …`, or say engine=single.",
+        )
+    packed = settings.layout == "packed" or (settings.layout == "auto" and device == "cuda")
+    return Engine(device, bf16, packed, world, settings)
+
+
+def autocast(engine: Engine) -> torch.autocast:
+    """The context in which a forward pass of this engine runs."""
+    import torch
+
+    return torch.autocast(engine.device, dtype=torch.bfloat16, enabled=engine.bf16)
+
+
+def batch_arithmetic(batch: int, engine: Engine) -> tuple[int, int]:
+    """(rows per forward pass and process, forward passes per step); refuses what does not divide."""
+    if batch % engine.world:
+        raise UserError(
+            f"batch={batch} does not divide among {engine.world} processes",
+            remedy=f"Choose a multiple of {engine.world}.",
+        )
+    share = batch // engine.world
+    micro = engine.settings.micro_batch or share
+    micro = min(micro, share)
+    if share % micro:
+        raise UserError(
+            f"engine.micro_batch={micro} does not divide a process's share of {share} rows",
+            remedy=f"Choose a divisor of {share}.",
+        )
+    return micro, share // micro
+
+
+def deepspeed_config(engine: Engine) -> dict[str, Any] | None:
+    """DeepSpeed's configuration for the Trainer, or None where ZeRO is off."""
+    stage = engine.settings.zero
+    if not stage:
+        return None
+    return {
+        "zero_optimization": {"stage": stage, "overlap_comm": True, "contiguous_gradients": True},
+        "bf16": {"enabled": "auto"},
+        "gradient_clipping": "auto",
+        "train_batch_size": "auto",
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+    }
+
+
+def _has_bf16(device: str) -> bool:
+    import torch
+
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return torch.backends.mkldnn.is_available() and (
+        torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    )

@@ -1,0 +1,42 @@
+"""The numbers of a supervised run, and how many steps they come to. Importable without torch."""
+
+from __future__ import annotations
+
+import math
+
+from alignment.errors import UserError
+from alignment.settings import Settings, execution, identity
+
+
+class Optimisation(Settings):
+    """AdamW under a cosine with warm-up; the batch is counted in rows, the loss in tokens."""
+
+    batch: int = identity("rows per optimiser step, over all processes", ge=1)
+    epochs: float | None = identity("passes over the rows; null where `steps` says it", gt=0)
+    steps: int | None = identity("optimiser steps; null where `epochs` says it", ge=1)
+    learning_rate: float = identity("peak learning rate", gt=0, le=1)
+    final_rate: float = identity("the cosine's end, as a share of the peak", ge=0, le=1)
+    warmup_share: float = identity("share of the steps that warm up linearly", ge=0, lt=1)
+    warmup_at_least: int = identity("warm-up steps at the least", ge=0)
+    weight_decay: float = identity("AdamW's weight decay, not on norms", ge=0)
+    beta1: float = identity("AdamW's first decay", ge=0, lt=1)
+    beta2: float = identity("AdamW's second decay", ge=0, lt=1)
+    epsilon: float = identity("AdamW's ε", gt=0)
+    clip_norm: float = identity("largest norm of the gradient", gt=0)
+    length_window: int = identity("batches among which rows are sorted by length; 1 keeps the order drawn", ge=1)
+    checkpoint_steps: int = execution("steps between two checkpoints", ge=1)
+
+
+def total_steps(numbers: Optimisation, rows: int) -> int:
+    """The optimiser steps of a run over ``rows`` rows; every row is seen at least ``epochs`` times."""
+    if rows == 0:
+        raise UserError("there is no row to train on", remedy="`stage=show` of the dataset says where its rows went.")
+    if (numbers.epochs is None) == (numbers.steps is None):
+        raise UserError(
+            f"optimisation.epochs={numbers.epochs} and optimisation.steps={numbers.steps}",
+            cause="One of them says how long to train, the other is null.",
+            remedy="Say for instance optimisation.steps=400 optimisation.epochs=null.",
+        )
+    if numbers.steps is not None:
+        return numbers.steps
+    return max(1, math.ceil((numbers.epochs or 0) * rows / numbers.batch))

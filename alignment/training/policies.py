@@ -1,0 +1,133 @@
+"""A policy on disk and in memory: the model, its tokenizer and its chat schema, which belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from alignment.artifacts import Artifact, Tokens
+from alignment.chat import render, template, tokenizers
+from alignment.chat.tokenizers import Tokenizer
+from alignment.errors import UserError
+from alignment.gemma import core
+from alignment.gemma.presets import Shape, shape_named
+from alignment.training.engine import Engine
+from alignment.training.model_settings import AdapterSettings
+
+ADAPTED = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """``model`` is a Gemma (or a PEFT model around one) on the engine's device."""
+
+    model: nn.Module
+    tokenizer: Tokenizer
+    schema: str
+
+    @property
+    def tokens(self) -> Tokens:
+        """What another model must share with this one."""
+        padded = core.causal_lm(self.model).config.vocab_size
+        return Tokens(self.tokenizer.digest, self.tokenizer.vocab_size, padded, self.schema)
+
+    @property
+    def tokens_limit(self) -> int:
+        """The longest sequence that the model can see."""
+        return core.causal_lm(self.model).config.max_position_embeddings
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Ids that end an answer."""
+        return render.stop_ids(self.tokenizer)
+
+
+def open_policy(
+    artifact: Artifact,
+    engine: Engine,
+    *,
+    shape: str | None = None,
+    schema: str = "auto",
+    attention: str = "auto",
+    four_bit: bool = False,
+) -> Policy:
+    """Load a policy, ours or a foreign directory. Raises :class:`UserError` where its parts do not fit."""
+    artifact.need("policy")
+    found = core.read_config(artifact.path)
+    if shape is not None:
+        _check_shape(artifact.path, core.shape_of(found), shape)
+    tokenizer = tokenizers.load(artifact.path)
+    core.check_fits(found, tokenizer)
+    own = artifact.tokens.schema if artifact.tokens else _family_schema(found.model_type)
+    if artifact.tokens and schema not in ("auto", own):
+        raise UserError(
+            f"model.chat_schema={schema}, and {artifact.path} was trained with {own}",
+            cause="A model knows one way of opening and closing turns.",
+            remedy="Leave model.chat_schema=auto.",
+        )
+    model = core.load(artifact.path, device=engine.device, attention=attention, four_bit=four_bit)
+    return Policy(model, tokenizer, own if schema == "auto" else schema)
+
+
+def adapt(policy: Policy, adapter: AdapterSettings) -> Policy:
+    """The policy with a fresh adapter on every projection, the trunk frozen."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=adapter.rank,
+        lora_alpha=adapter.alpha,  # type: ignore[arg-type]
+        lora_dropout=adapter.dropout,
+        target_modules=ADAPTED,
+        task_type="CAUSAL_LM",
+    )
+    return Policy(get_peft_model(policy.model, config), policy.tokenizer, policy.schema)  # type: ignore[arg-type]
+
+
+def merge_adapter(policy: Policy, trunk: Artifact, out: Path) -> Policy:
+    """Write the adapter to ``out/adapter`` and return the policy with W + (alpha / rank) · BA in place of W.
+
+    The sum is formed on the trunk's weights in fp32, read again where the adapter was trained on 4-bit ones.
+    """
+    from peft import PeftModel
+
+    policy.model.save_pretrained(out / "adapter", safe_serialization=True)  # type: ignore[operator]
+    model = PeftModel.from_pretrained(core.load(trunk.path), out / "adapter")  # type: ignore[arg-type]
+    return Policy(model.merge_and_unload(), policy.tokenizer, policy.schema)
+
+
+def save_policy(policy: Policy, out: Path) -> None:
+    """Write a plain Hugging Face directory: weights, tokenizer, template, generation config."""
+    save_tokenizer(policy.tokenizer, policy.schema, out)
+    core.save(policy.model, out, stop_ids=policy.stop_ids)
+
+
+def save_tokenizer(tokenizer: Tokenizer, schema: str, out: Path) -> None:
+    """Write the tokenizer and the chat template that renders as we do."""
+    template.write(out, tokenizer, schema)
+
+
+def parameters(config: Any) -> Mapping[str, int]:
+    """Trainable numbers of a model by part, without reading a weight."""
+    from alignment.gemma.presets import parameter_counts
+
+    counts = parameter_counts(core.shape_of(config), config.vocab_size)
+    return {"embedding": counts.embedding, "non_embedding": counts.non_embedding}
+
+
+def _family_schema(model_type: str) -> str:
+    return {"gemma": "gemma1", "gemma2": "gemma2"}[model_type]
+
+
+def _check_shape(path: Path, found: Shape, name: str) -> None:
+    wanted = shape_named(name)
+    different = [key for key in Shape.__dataclass_fields__ if getattr(found, key) != getattr(wanted, key)]
+    if different:
+        key = different[0]
+        raise UserError(
+            f"{path} is not of the shape {name}: its {key} is {getattr(found, key)}, not {getattr(wanted, key)}",
+            remedy="Choose the model preset that fits the weights, or model.shape=null.",
+        )

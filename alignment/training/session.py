@@ -1,0 +1,82 @@
+"""What pretraining and fine-tuning share: measure, train, measure again, and say what came of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from alignment import console
+from alignment.artifacts import Outcome
+from alignment.training import policies
+from alignment.training.engine import Engine
+from alignment.training.held_out import held_out
+from alignment.training.optimisation import Optimisation
+from alignment.training.policies import Policy
+from alignment.training.rows import TokenRows
+from alignment.training.supervised import train
+from alignment.training.tracking import Tracker, TrackerSettings, read_metrics
+
+HELD_OUT = "held_out_loss"
+
+
+def train_and_measure(
+    policy: Policy,
+    *,
+    title: str,
+    rows: TokenRows,
+    held_out_rows: TokenRows | None,
+    out: Path,
+    numbers: Optimisation,
+    engine: Engine,
+    tracker_settings: TrackerSettings,
+    config: Mapping[str, Any],
+    seed: int,
+) -> Outcome:
+    """Train the policy's model in place. The headline is the loss on held-out rows, in nats per token."""
+    tracker = Tracker(tracker_settings, out, config)
+    pad_id = policy.tokenizer.pad_id
+    before = _loss_before(policy, held_out_rows, pad_id, engine, tracker)
+    policies.save_tokenizer(policy.tokenizer, policy.schema, out)
+    trained = train(
+        policy.model,
+        rows,
+        title=title,
+        out=out,
+        tokenizer_folder=out,
+        pad_id=pad_id,
+        numbers=numbers,
+        engine=engine,
+        tracker=tracker,
+        seed=seed,
+    )
+    metrics = {
+        "loss": trained.loss,
+        "steps": float(trained.steps),
+        "rows": float(len(rows)),
+        "trained_tokens": float(rows.trained_tokens),
+    }
+    if held_out_rows is not None:
+        after = held_out(policy.model, held_out_rows, pad_id=pad_id, engine=engine).mean
+        metrics |= {f"{HELD_OUT}_before": before, HELD_OUT: after, "perplexity": math.exp(min(after, 700))}
+        tracker.log(trained.steps, {HELD_OUT: after})
+    tracker.finish(metrics)
+    rate = trained.tokens / max(trained.seconds, 1e-9)
+    console.say(f"  {trained.steps:,} steps, {rate:,.0f} real tokens/s", style="dim")
+    notes = engine.notes() | {"tokens_per_second": round(rate), "resumed_from_step": trained.resumed_from}
+    return Outcome(
+        "policy", metrics, HELD_OUT if held_out_rows is not None else "loss", tokens=policy.tokens, notes=notes
+    )
+
+
+def _loss_before(policy: Policy, rows: TokenRows | None, pad_id: int, engine: Engine, tracker: Tracker) -> float:
+    """The held-out loss before training; a resumed run reads it from the first one's metrics."""
+    if rows is None:
+        return math.nan
+    recorded = [row[HELD_OUT] for row in read_metrics(tracker.path) if row["step"] == 0 and HELD_OUT in row]
+    if recorded:
+        return recorded[0]
+    loss = held_out(policy.model, rows, pad_id=pad_id, engine=engine).mean
+    tracker.log(0, {HELD_OUT: loss})
+    return loss

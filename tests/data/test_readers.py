@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from alignment.data import readers
+from alignment.errors import DataError, UserError
+
+
+def rows(path: Path, reader: str) -> list[tuple[int, object]]:
+    return [(raw.line, raw.value) for raw in readers.read(path, reader, path.name)]
+
+
+def refused(path: Path, reader: str) -> DataError:
+    with pytest.raises(DataError) as caught:
+        rows(path, reader)
+    return caught.value
+
+
+def test_jsonl_keeps_the_line_of_every_row_and_skips_blank_lines(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"x": 1}\r\n\n{"x": 2}')
+    assert rows(path, "jsonl") == [(1, {"x": 1}), (3, {"x": 2})]
+
+
+def test_gzip_reads_as_the_plain_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"x": 1}\n{"x": 2}\n'))
+    assert rows(path, "jsonl") == [(1, {"x": 1}), (2, {"x": 2})]
+
+
+def test_a_truncated_gzip_names_the_line_reached(tmp_path: Path) -> None:
+    lines = "".join(json.dumps({"x": f"{n:09d}" * 9}) + "\n" for n in range(5000))
+    path = tmp_path / "a.jsonl.gz"
+    packed = gzip.compress(lines.encode())
+    path.write_bytes(packed[: len(packed) // 2])
+    error = refused(path, "jsonl")
+    file, line = error.where.rsplit(":", 1)
+    assert file == str(path)
+    assert 1 < int(line) < 5000
+    assert "cut off" in error.problem
+
+
+@pytest.mark.parametrize("damage", [b'{"x": 1}\n', b"\x1f\x8bnonsense"])
+def test_what_is_no_gzip_is_refused(tmp_path: Path, damage: bytes) -> None:
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(damage)
+    assert "damaged" in refused(path, "jsonl").problem
+
+
+@pytest.mark.parametrize(
+    ("reader", "content", "line"),
+    [
+        ("jsonl", '{"x": 1}\n{"x": \n', 2),
+        ("jsonl", "\n\nnonsense", 3),
+        ("json", '[\n {"x": 1},\n {"x": \n]', 4),
+        ("json", '[{"x": 1}\n{"x": 2}]', 2),
+        ("json", '[{"x": 1},\n{"x": 2}', 2),
+        ("json", '[{"x": 1},\n]', 2),
+        ("json", '[{"x": 1}]\nmore', 2),
+        ("json", '{"x": 1}', 1),
+        ("csv", "a,b\n1,2\n1,2,3\n", 3),
+        ("csv", 'a,b\n"1\n1",2\n1\n', 4),
+        ("csv", 'a,b\n1,2\n"open,3\n', 3),
+    ],
+)
+def test_malformed_rows_are_refused_with_their_line(tmp_path: Path, reader: str, content: str, line: int) -> None:
+    path = tmp_path / "a"
+    path.write_text(content)
+    error = refused(path, reader)
+    assert error.where == f"{path}:{line}"
+    assert error.remedy
+
+
+@pytest.mark.parametrize("reader", ["jsonl", "json", "csv", "text"])
+def test_a_byte_that_is_not_utf8_is_refused_with_its_line(tmp_path: Path, reader: str) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b'"fine"\n' + '"caf\xe9"\n'.encode("latin1"))
+    error = refused(path, reader)
+    assert error.where == f"{path}:2"
+    assert "0xe9" in error.problem
+
+
+@pytest.mark.parametrize(
+    ("reader", "content"),
+    [("jsonl", ""), ("jsonl", "\n\n"), ("json", "[]"), ("json", " "), ("csv", ""), ("csv", "a,b\n"), ("text", " \n\n")],
+)
+def test_a_file_without_rows_is_refused(tmp_path: Path, reader: str, content: str) -> None:
+    path = tmp_path / "a"
+    path.write_text(content)
+    assert "holds no rows" in refused(path, reader).problem
+
+
+def test_json_array_elements_keep_their_lines(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('\n[ {"x": [1,\n2]}, 3,\n\n"]"\n]\n')
+    assert rows(path, "json") == [(2, {"x": [1, 2]}), (3, 3), (5, "]")]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.dictionaries(st.text(), st.text()), min_size=1), st.sampled_from([None, 1]))
+def test_json_reads_what_json_wrote(tmp_path_factory: pytest.TempPathFactory, values: list, indent: int | None) -> None:
+    path = tmp_path_factory.mktemp("json") / "a.json"
+    path.write_text(json.dumps(values, indent=indent))
+    assert [value for _, value in rows(path, "json")] == values
+
+
+def test_csv_fields_may_hold_commas_quotes_and_lines(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(b'a,b\r\n"x, ""y""\r\nz",2\r\n3,4\r\n')
+    assert rows(path, "csv") == [(2, {"a": 'x, "y"\r\nz', "b": "2"}), (4, {"a": "3", "b": "4"})]
+
+
+def test_csv_fields_may_be_long(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("a\n" + "x" * 200_000 + "\n")
+    assert len(rows(path, "csv")[0][1]["a"]) == 200_000
+
+
+def test_parquet_rows_are_numbered(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"x": list(range(2500))}), path)
+    read = rows(path, "parquet")
+    assert read[0] == (1, {"x": 0})
+    assert read[-1] == (2500, {"x": 2499})
+
+
+def test_a_truncated_parquet_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"x": ["text"] * 100}), path)
+    path.write_bytes(path.read_bytes()[:-20])
+    assert "parquet" in refused(path, "parquet").problem
+
+
+def test_text_is_one_row_with_plain_line_ends(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"\xef\xbb\xbfone\r\n\r\ntwo\n")
+    (raw,) = readers.read(path, "text", "a.txt")
+    assert raw.value == {"text": "one\n\ntwo\n"}
+    assert raw.whole_file
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=str(tmp_path)):
+        rows(tmp_path, "jsonl")

@@ -1,0 +1,208 @@
+"""What the world gives to train on: deterministic, disjoint, imperfect as asked."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from alignment.chat.types import prompt_key
+from alignment.errors import UserError
+from alignment.miniature import corpus, dialogues, gold
+from alignment.miniature.instructions import obeys
+from alignment.miniature.preprompts import GENERIC, PREPROMPTS, TEMPLATES
+
+RATER = {"rater_noise": 0.15, "rater_taste": 0.3}
+
+
+def streams(world, n):
+    return {
+        "texts": lambda: corpus.texts(world, n, 5),
+        "conversations": lambda: corpus.conversations(world, n, 5, 0.5),
+        "prompts": lambda: corpus.prompts(world, n, 5),
+        "comparisons": lambda: corpus.comparisons(world, n, 5, **RATER),
+        "standing": lambda: corpus.standing_dialogues(world, n, 5, turns=4),
+    }
+
+
+@pytest.mark.parametrize("name", ["texts", "conversations", "prompts", "comparisons", "standing"])
+def test_rows_depend_on_the_seed_and_not_on_how_many_are_drawn(world, name):
+    few, many = list(streams(world, 40)[name]()), list(islice(streams(world, 120)[name](), 40))
+    assert few == many
+    assert len({row.id for row in few}) == 40
+
+
+def test_another_seed_gives_other_rows(world):
+    assert list(corpus.texts(world, 5, 0)) != list(corpus.texts(world, 5, 1))
+    first, second = (list(corpus.conversations(world, 5, seed, 0.5)) for seed in (0, 1))
+    assert [row.messages for row in first] != [row.messages for row in second]
+
+
+def test_everything_is_the_same_in_another_process_whatever_its_hash_seed():
+    program = """
+import hashlib
+from alignment.miniature import corpus
+from alignment.miniature.world import World
+w = World(1, 12)
+rows = [*corpus.texts(w, 30, 2), *corpus.conversations(w, 60, 2, 0.5), *corpus.prompts(w, 30, 2),
+        *corpus.comparisons(w, 40, 2, rater_noise=0.2, rater_taste=0.3)]
+print(hashlib.sha256(repr(rows).encode()).hexdigest())
+"""
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            cwd=Path(__file__).parents[2],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(digests) == 1
+    assert len(digests.pop().strip()) == hashlib.sha256().digest_size * 2
+
+
+def test_pools_are_disjoint_and_large_enough(world):
+    def keys(rows):
+        return {prompt_key(row.messages) for row in rows}
+
+    sft = keys(corpus.conversations(world, 3000, 0, 0.5))
+    pools = {split: keys(corpus.prompts(world, 1500, 0, split=split)) for split in ("rl", "test")}
+    pools["valid"] = keys(corpus.prompts(world, 700, 0, split="valid"))
+    pools["comparisons"] = {prompt_key(row.prompt) for row in corpus.comparisons(world, 800, 0, **RATER)}
+    assert len(pools["test"]) == len(pools["rl"]) == 1500
+    everything = [sft, *pools.values()]
+    assert len(set().union(*everything)) == sum(map(len, everything))
+
+
+def test_no_later_question_gives_a_test_question_away(world):
+    """Every user turn of SFT that stands alone belongs to the split of SFT."""
+    for row in corpus.conversations(world, 1500, 1, 0.5):
+        for turn in row.messages[::2]:
+            task = world.understand((turn,))
+            if task is not None and task.kind != "smalltalk":
+                assert world.split(turn.content) == "sft", turn.content
+
+
+def test_asking_for_more_than_there_is_is_an_error(world, monkeypatch):
+    monkeypatch.setattr(corpus, "_PATIENCE", 4)
+    with pytest.raises(UserError, match="no new opening left for a prompt of kind 'word'"):
+        list(corpus.prompts(world, 3000, 0, split="valid", mix={"word": 1.0}))
+    with pytest.raises(UserError, match="small talk"):
+        list(corpus.prompts(world, 3, 0, mix={"smalltalk": 1.0, "fact": 0.0}))
+
+
+def test_noise_is_the_share_of_poor_answers(world):
+    def mean_worth(noise):
+        rows = list(
+            corpus.conversations(
+                world, 1200, 0, noise, mix={k: v for k, v in dialogues.MIX.items() if k != "instruction"}
+            )
+        )
+        return sum(corpus.worth(world, row) for row in rows) / len(rows)
+
+    perfect, half, poor = (mean_worth(noise) for noise in (0.0, 0.5, 1.0))
+    assert perfect > 0.98
+    assert half == pytest.approx((perfect + poor) / 2, abs=0.04)
+    assert 0.5 < half < 0.75
+    assert poor < 0.4
+
+
+def test_standing_instructions_are_soon_forgotten_in_conversations_and_never_in_standing_dialogues(world):
+    def recall(rows):
+        obeyed: dict[int, list[bool]] = {}
+        for row in rows:
+            for place in range(1, len(row.messages), 2):
+                task = world.understand(row.messages[:place])
+                said = row.messages[place].content
+                obeyed.setdefault(place // 2 + 1, []).append(all(obeys(each, said) for each in task.instructions))
+        return {turn: sum(values) / len(values) for turn, values in obeyed.items()}
+
+    asked_once = [
+        row
+        for row in corpus.conversations(world, 2000, 0, 0.0, mix={"instruction": 1.0})
+        if world.understand(row.messages[:1]).instructions and not world.understand(row.messages[-2:-1]).instructions
+    ]
+    forgetful = recall(asked_once)
+    assert forgetful[1] == forgetful[2] == 1.0
+    assert forgetful[3] < 0.25
+    assert forgetful[4] < 0.25
+    assert set(recall(corpus.standing_dialogues(world, 20, 0, turns=12)).values()) == {1.0}
+
+
+def test_preprompts_make_demonstrations_safer_and_stay_out_of_prompts(world):
+    safe: dict[str, list[float]] = {"none": [], "generic": [], "template": []}
+    for row in corpus.conversations(world, 3000, 0, 0.6, mix={"unsafe": 1.0}):
+        asked, said = row.messages[-2].content, row.messages[-1].content
+        kind = (
+            "generic"
+            if asked.startswith(GENERIC)
+            else "template"
+            if asked.startswith(tuple(TEMPLATES.values()))
+            else "none"
+        )
+        safe[kind].append(gold.safety(world, row.messages[:-1], said))
+    means = {kind: sum(values) / len(values) for kind, values in safe.items()}
+    assert means["none"] + 0.1 < means["generic"] < means["template"] - 0.05
+    assert len(safe["none"]) / 3000 == pytest.approx(0.7, abs=0.05)
+    rows = corpus.prompts(world, 300, 0, split="rl", mix={"unsafe": 1.0})
+    assert not any(row.messages[-1].content.startswith(PREPROMPTS) for row in rows)
+
+
+def test_prose_states_every_fact_and_asks_nothing(world):
+    passages = " ".join(row.text for row in corpus.texts(world, 2000, 0))
+    assert "?" not in passages
+    # The paper's splits would mean nothing if the answer to a held-out question were nowhere to be read.
+    stated = sum(
+        bool(re.search(rf"\b{name}(?:'s)? [^.]*{value}", passages))
+        for name, person in world.people.items()
+        for value in person.facts.values()
+    )
+    assert stated == 7 * 40
+
+
+def test_prompts_end_with_the_user_and_their_reference_is_right(world):
+    rows = list(corpus.prompts(world, 400, 0))
+    assert {row.messages[-1].role for row in rows} == {"user"}
+    assert {row.tags[0] for row in rows} == {"fact", "sum", "word", "unanswerable", "follow_up", "unsafe", "borderline"}
+    for row in rows:
+        assert (row.category is None) == (row.attack is None) == ("unsafe" not in row.tags)
+        assert ("multi_turn" in row.tags) == (len(row.messages) > 1)
+        assert gold.overall(world, row.messages, row.reference) > 0.79
+
+
+def test_the_mixture_decides_the_kinds(world):
+    rows = list(corpus.conversations(world, 300, 0, 0.5, mix={"sum": 3.0, "borderline": 1.0}))
+    kinds = Counter(row.tags[0] for row in rows)
+    assert set(kinds) == {"sum", "borderline"}
+    assert kinds["sum"] / 300 == pytest.approx(0.75, abs=0.09)
+
+
+def test_comparisons_carry_what_llama_2_records(world):
+    rows = list(corpus.comparisons(world, 1500, 0, **RATER))
+    assert {row.grade for row in rows} == {"significantly", "better", "slightly", "negligibly"}
+    assert all(row.chosen != row.rejected for row in rows)
+    safety = [row for row in rows if row.source == "miniature_safety"]
+    assert len(safety) > 60
+    assert all(row.chosen_safe is not None and row.rejected_safe is not None for row in safety)
+    # Llama 2, §3.1: no pair prefers an unsafe answer to a safe one.
+    assert not any(row.rejected_safe and not row.chosen_safe for row in safety)
+    assert all(row.chosen_safe is None for row in rows if row.source == "miniature_helpfulness")
+
+
+def test_a_corrupted_answer_is_worth_no_more_on_average(world):
+    import random
+
+    sound = broken = 0.0
+    for prompt in corpus.prompts(world, 300, 2):
+        sound += gold.overall(world, prompt.messages, prompt.reference)
+        broken += gold.overall(world, prompt.messages, corpus.corrupted(prompt.reference, random.Random(prompt.id)))
+    assert broken < 0.75 * sound
