@@ -199,10 +199,15 @@ def _declared(directory: Path) -> dict[str, str]:
     return found
 
 
-def _vocabulary(spec: Spec) -> dict[str, int]:
+def _pieces(spec: Spec) -> dict[str, int]:
+    """The model's own pieces: a mapping, or a list of piece and score."""
     vocab = spec["model"]["vocab"]
-    pieces = dict(vocab) if isinstance(vocab, dict) else {piece: index for index, (piece, _) in enumerate(vocab)}
-    return pieces | {token["content"]: token["id"] for token in spec["added_tokens"]}
+    return dict(vocab) if isinstance(vocab, dict) else {piece: index for index, (piece, _) in enumerate(vocab)}
+
+
+def _vocabulary(spec: Spec) -> dict[str, int]:
+    """All of them, those added to the model included."""
+    return _pieces(spec) | {token["content"]: token["id"] for token in spec["added_tokens"]}
 
 
 def _checked(
@@ -241,8 +246,13 @@ def _checked(
 
 
 def _set_special(spec: Spec, controls: dict[str, int], unk: int | None) -> None:
-    """Make exactly the control tokens special, matched as they are written; ``<unk>`` is never matched in text."""
-    others = [token for token in spec["added_tokens"] if token["content"] not in controls and token["id"] != unk]
+    """Make exactly the control tokens special, matched as they are written.
+
+    ``<unk>`` is matched nowhere: the word in a text is text. (Where it is no piece of the model, it has to stay.)
+    """
+    pieces = _pieces(spec)
+    hidden = {token["content"] for token in spec["added_tokens"] if token["id"] == unk and token["content"] in pieces}
+    others = [token for token in spec["added_tokens"] if token["content"] not in hidden | set(controls)]
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     special = [{"id": index, "content": name, **flags} for name, index in controls.items()]
     spec["added_tokens"] = sorted([*others, *special], key=lambda token: token["id"])

@@ -31,6 +31,4 @@ def streams(seed: int, prompt_ids: Sequence[str], samples: Sequence[int]) -> NDA
 def uniforms(keys: NDArray[np.uint64], positions: int) -> NDArray[np.float64]:
     """``[len(keys), positions]`` numbers in [0, 1) of 53 bits; column t belongs to the t-th token of an answer."""
     counters = _GOLDEN * np.arange(1, positions + 1, dtype=np.uint64)
-    # Mixed twice: the keys themselves are spread by the same constant.
-    bits = _mix(_mix(keys[:, None] + counters) ^ keys[:, None])
-    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return (_mix(keys[:, None] + counters) >> np.uint64(11)).astype(np.float64) * 2.0**-53

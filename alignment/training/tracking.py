@@ -58,7 +58,7 @@ class Tracker:
         """Close the run with its closing numbers."""
         if self._wandb is not None:
             self._wandb.summary.update(dict(summary))
-            self._wandb.finish(quiet=True)
+            self._wandb.finish()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -80,7 +80,7 @@ def _start_wandb(settings: TrackerSettings, out: Path, config: Mapping[str, Any]
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
 
-    online = settings.wandb == "online" or (settings.wandb == "auto" and bool(wandb.api.api_key))
+    online = settings.wandb == "online" or (settings.wandb == "auto" and wandb.login(prompt=False, verify=False))
     try:
         run = wandb.init(
             project=settings.project,

@@ -48,6 +48,12 @@ def test_columns_come_in_the_types_order() -> None:
         assert list(to_row(items[0])) == list(features(kind))
 
 
+def test_a_row_is_plain() -> None:
+    row = to_row(ITEMS["prompts"][0])
+    assert row["tags"] == ["unsafe"]
+    assert row["messages"][0] == {"role": "user", "content": "Hi\n"}
+
+
 def test_a_row_of_another_kind_is_told() -> None:
     row = to_row(ITEMS["text"][0])
     with pytest.raises(UserError, match=r"missing: messages, tags, train; unknown: text"):

@@ -60,7 +60,7 @@ def test_the_template_gives_our_ids_and_our_mask(
 
 @pytest.mark.parametrize(
     ("schema", "every"),
-    [("gemma2", 5), ("gemma1", 25), ("gemma1_table4", 25)]
+    [("gemma2", 10), ("gemma1", 40), ("gemma1_table4", 40)]
     + [pytest.param(schema, 1, marks=pytest.mark.slow) for schema in sorted(SCHEMAS)],
 )
 def test_the_template_gives_our_ids_on_real_conversations(

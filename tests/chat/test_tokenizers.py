@@ -133,7 +133,7 @@ def byte_level(directory: Path, *, pad: str = "<pad>", prefix: bool = False) -> 
     trainer = tokenizers.trainers.BpeTrainer(
         vocab_size=400,
         initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
-        special_tokens=["<|begin|>", "<|end|>", "<pad>", "<start_of_turn>", "<end_of_turn>"],
+        special_tokens=["<|begin|>", "<|end|>", "<pad>", "<unk>", "<start_of_turn>", "<end_of_turn>"],
         show_progress=False,
     )
     built.train_from_iterator(TEXT, trainer)
@@ -146,11 +146,15 @@ def byte_level(directory: Path, *, pad: str = "<pad>", prefix: bool = False) -> 
 
 def test_a_foreign_directory_is_read_by_its_own_names(tmp_path: Path) -> None:
     tokenizer = load(byte_level(tmp_path))
-    assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id, tokenizer.unk_id) == (0, 1, 2, None)
+    assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id, tokenizer.unk_id) == (0, 1, 2, 3)
     assert (tokenizer.junction, tokenizer.sentencepiece) == ("always", None)
-    text = "the  <|end|>\n\n é東 <end_of_turn>"
+    text = "the  <|end|>\n\n é東 <end_of_turn> <unk>"
     assert tokenizer.decode(tokenizer.encode(text)) == text
     assert tokenizer.control_ids.isdisjoint(tokenizer.encode(text))
+    tokenizer.save(tmp_path / "saved")
+    stranger = AutoTokenizer.from_pretrained(tmp_path / "saved")
+    assert stranger("an <unk> word")["input_ids"] == [0, *tokenizer.encode("an <unk> word")]
+    assert load(tmp_path / "saved").digest == tokenizer.digest
 
 
 def test_padding_that_is_also_an_end_is_refused(tmp_path: Path) -> None:

@@ -26,8 +26,13 @@ def test_the_ids_are_gemmas(model_file: Path) -> None:
     assert model.vocab_size() == 520
 
 
-def test_digits_stay_single_and_whitespace_is_kept(tokenizer: Tokenizer) -> None:
-    assert [tokenizer.piece(i) for i in tokenizer.encode("57")] == ["5", "7"]
+def test_digits_stay_single(tmp_path: Path) -> None:
+    tokenizer = load(train(["in 1789 and 1789"] * 50, SMALLEST + 14, tmp_path))
+    assert [tokenizer.piece(i) for i in tokenizer.encode("1789")] == ["1", "7", "8", "9"]
+    assert len(tokenizer.encode("and")) == 1
+
+
+def test_whitespace_is_kept(tokenizer: Tokenizer) -> None:
     text = "  the  user\n\n asked "
     assert tokenizer.decode(tokenizer.encode(text)) == text
     assert tokenizer.encode("\n") == [108]

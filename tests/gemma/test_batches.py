@@ -68,6 +68,13 @@ def test_padding_equals_no_padding(family, side):
         torch.testing.assert_close(hidden[row, real], alone, atol=2e-6, rtol=1e-5)
 
 
+@torch.no_grad()
 def test_positions_are_counted_from_the_mask():
+    """Attention hears of distances alone, so only what reaches the module shows where a row begins to count."""
     mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 0, 0]])
-    assert core.positions_from_mask(mask).tolist() == [[0, 0, 0, 1, 2], [0, 1, 2, 2, 2]]
+    counted = [[0, 0, 0, 1, 2], [0, 1, 2, 2, 2]]
+    assert core.positions_from_mask(mask).tolist() == counted
+    model, heard = tiny.model(tiny.GEMMA2), {}
+    model.model.register_forward_pre_hook(lambda module, args, said: heard.update(said), with_kwargs=True)
+    core.hidden_states(model, tiny.ids(2, 5), mask)
+    assert heard["position_ids"].tolist() == counted

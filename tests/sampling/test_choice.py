@@ -52,9 +52,13 @@ def test_top_p_draws_from_the_nucleus_and_reports_the_whole():
     assert found.logprobs_B.exp().tolist() == pytest.approx([0.4] * 5 + [0.3] * 3)
 
 
-def test_a_large_flat_vocabulary_is_reached_to_its_end():
-    """In float32 the cumulated sum of a million equal terms drifts; in float64 the u-th share is token u·V."""
-    vocabulary = 1 << 20
+def test_a_small_share_after_a_large_one_keeps_its_place():
+    """Cumulated in float32, .5 + 1e-8 is .5 again, and the token between two equal halves could never be drawn."""
+    assert chosen(torch.tensor([0.5], dtype=torch.float64), p=torch.tensor([0.5, 1e-8, 0.5])).ids_B.tolist() == [1]
+
+
+def test_a_large_vocabulary_is_reached_to_its_end():
+    vocabulary = 1 << 18
     u = torch.tensor([0.25, 0.5, 0.75, 1 - 1e-7], dtype=torch.float64)
     found = choose(torch.zeros(4, vocabulary), u, temperature=1.0, top_p=1.0)
     assert (found.ids_B - (u * vocabulary)).abs().max() < 2
