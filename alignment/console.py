@@ -58,7 +58,11 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], rig
     """Print a table; the columns named in ``right`` are aligned to the right."""
     from rich.table import Table
 
-    sheet = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
+    if title:
+        # Not rich's own title, which is wrapped to the width of the columns.
+        console().print(title, style="bold", markup=False)
+    headed = any(columns)
+    sheet = Table(show_header=headed, header_style="dim", box=None, pad_edge=False)
     for column in columns:
         sheet.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:

@@ -217,7 +217,9 @@ class Maker:
             notes=dict(outcome.notes),
             seconds=time.monotonic() - began,
         )
-        return artifacts.finish(artifact)
+        finished = artifacts.finish(artifact)
+        shutil.rmtree(planned.folder / "checkpoints", ignore_errors=True)
+        return finished
 
 
 def run(maker: Maker, title: str, plan: Mapping[str, Any], *, force: bool, dry_run: bool) -> None:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from tests_support import QUIET, call
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
@@ -20,3 +21,12 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}; ALIGNMENT_SHARED=<folder> names it")
     return folder
+
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with a finished `pipeline=smoke`."""
+    store = tmp_path_factory.mktemp("smoke") / "runs"
+    done = call(store, "stage=pipeline", "pipeline=smoke", *QUIET)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return store

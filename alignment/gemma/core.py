@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -27,7 +27,6 @@ transformers_logging.disable_progress_bar()
 
 GemmaAnyConfig = GemmaConfig | Gemma2Config
 CausalLM = GemmaForCausalLM | Gemma2ForCausalLM
-Attention = Literal["auto", "eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3"]
 
 ATTENTIONS = ("auto", "eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3")
 CONFIGS: dict[str, type[GemmaAnyConfig]] = {"gemma": GemmaConfig, "gemma2": Gemma2Config}
@@ -124,6 +123,10 @@ def attention_for(config: GemmaAnyConfig, device: str | torch.device, asked: str
 def build(shape: Shape, vocab_size: int, ids: TokenIds, seed: int, *, device: str = "cpu") -> CausalLM:
     """A fresh model in fp32, the same for the same seed; the caller's random state is left as it was.
 
+    The embedding is drawn with std 1/√width, so that √width times it, which enters the first layer, has RMS 1.
+    With transformers' 0.02 every block's normed output drowns the tokens of a narrow model (measured on ``mini``,
+    134 steps of 2,048 tokens: loss 1.26 against 2.81).
+
     ``device="meta"`` gives the module without its weights.
     """
     settings = config(shape, vocab_size, ids)
@@ -132,6 +135,7 @@ def build(shape: Shape, vocab_size: int, ids: TokenIds, seed: int, *, device: st
     with torch.random.fork_rng(devices=[]), torch.device("meta" if device == "meta" else "cpu"):
         torch.manual_seed(seed)
         model = MODELS[settings.model_type](settings)
+        nn.init.normal_(model.get_input_embeddings().weight, std=shape.width**-0.5)
     model.eval()
     return model if device == "meta" else _moved(model, device)
 

@@ -187,11 +187,10 @@ UNKNOWNS = (
 ASKS_UNKNOWN = (*ASKS_BY_NOUN, "Did {name} ever tell you about {pos_name} {noun}?")
 
 WORDS = (
-    "sun", "map", "hat", "cup", "bed", "box", "key", "jam", "fox", "owl", "bee", "ant",
-    "pig", "cow", "hen", "egg", "ice", "sea", "sky", "toy", "tree", "moon", "star", "ship",
-    "boat", "door", "wall", "roof", "leaf", "lamp", "bell", "book", "cake", "milk", "rain", "snow",
-    "wind", "fire", "sand", "rock", "bird", "fish", "frog", "duck", "lion", "bear", "wolf", "nest",
-    "coat", "ring", "apple", "house", "table", "chair", "plate", "spoon", "river", "cloud", "stone", "mouse",
+    "sun", "map", "hat", "cup", "bed", "box", "key", "jam", "fox", "owl",
+    "bee", "ant", "pig", "cow", "hen", "egg", "ice", "sea", "sky", "toy",
+    "tree", "moon", "star", "ship", "boat", "door", "wall", "roof", "lamp", "book",
+    "cake", "milk", "rain", "snow", "wind", "fire", "bird", "frog", "duck", "lion",
 )  # fmt: skip
 
 # Politeness around a question. It never changes what is asked, and a split ignores it.

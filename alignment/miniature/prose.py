@@ -7,6 +7,7 @@ import random
 from alignment.miniature import lexicon
 from alignment.miniature.lexicon import ATTRIBUTES, Attribute
 from alignment.miniature.skills.advice import BORDERLINE
+from alignment.miniature.skills.skill import pick
 from alignment.miniature.skills.sums import draw_sum
 from alignment.miniature.skills.unsafe import ACTS, INFORMATION, RISKS
 from alignment.miniature.skills.words import EXERCISES
@@ -16,7 +17,8 @@ from alignment.miniature.world import World
 
 def passage(world: World, rng: random.Random) -> str:
     """One passage of prose, of about 250 characters."""
-    write = rng.choices((_portrait, _gossip, _sums, _spelling, _good_sense), (0.46, 0.16, 0.16, 0.17, 0.05))[0]
+    kinds = (_portrait, _register, _gossip, _sums, _spelling, _good_sense)
+    write = rng.choices(kinds, (0.40, 0.22, 0.08, 0.13, 0.13, 0.04))[0]
     return write(world, rng)
 
 
@@ -30,6 +32,15 @@ def _portrait(world: World, rng: random.Random) -> str:
     return " ".join(lines)
 
 
+def _register(world: World, rng: random.Random) -> str:
+    """The town's register: several residents, a line each, facts in few words."""
+    lines = []
+    for name in rng.sample(world.names, 3):
+        entries = [f"{a.noun} {world.people[name].facts[a.key]}" for a in rng.sample(ATTRIBUTES, len(ATTRIBUTES))]
+        lines.append(f"{name}: {', '.join(entries)}.")
+    return "\n".join(lines)
+
+
 def _gossip(world: World, rng: random.Random) -> str:
     """One matter, several residents."""
     attribute = rng.choice(ATTRIBUTES)
@@ -38,7 +49,7 @@ def _gossip(world: World, rng: random.Random) -> str:
 
 
 def _tell(world: World, person: Resident, attribute: Attribute, rng: random.Random, *, by_name: bool) -> str:
-    template = rng.choice(attribute.says)
+    template = pick(rng, attribute.says)
     value = person.facts[attribute.key]
     if by_name:
         return template.format(S=person.name, P=f"{person.name}'s", value=value)

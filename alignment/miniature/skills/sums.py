@@ -98,7 +98,7 @@ def draw_sum(rng: random.Random) -> tuple[str, int, int]:
     if level < 0.5:
         a, b = rng.randrange(10), rng.randrange(10)
     elif level < 0.85:
-        a, b = rng.randrange(10, 30), rng.randrange(1, 10)
+        a, b = rng.randrange(10, 20), rng.randrange(1, 10)
     else:
         a, b = 10 * rng.randrange(1, 10), 10 * rng.randrange(1, 10)
     return (op, max(a, b), min(a, b)) if op == "minus" else (op, a, b)

@@ -1,0 +1,132 @@
+"""One command from nothing to a measured chat model; what exists is reused, what is asked of it answers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from tests_support import QUIET, call
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from alignment import artifacts
+from alignment.store import Store
+
+
+def test_every_step_is_finished_whole_and_knows_its_parents(smoke: Path) -> None:
+    made = {one.step: one for one in Store(smoke).finished()}
+    assert set(made) == {"text", "tokenizer", "base", "conversations", "prompts", "sft", "samples"}
+    for one in made.values():
+        assert one.verify() == []
+        assert not (one.path / "checkpoints").exists(), "resume state is of no use to what is finished"
+    assert made["sft"].parents["model.weights"].fingerprint == made["base"].fingerprint
+    assert made["base"].tokens == made["sft"].tokens
+    assert made["sft"].licences == ("Apache-2.0",)
+    assert made["sft"].metrics["held_out_loss"] < made["sft"].metrics["held_out_loss_before"]
+
+
+def test_the_model_loads_in_vanilla_transformers_and_stops_at_both_terminators(smoke: Path) -> None:
+    path = Store(smoke).latest("sft").path
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(path), AutoTokenizer.from_pretrained(path)
+    ids = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Who lives here?"}], add_generation_prompt=True, return_dict=False
+    )
+    assert tokenizer.decode(ids) == "<bos><start_of_turn>user\nWho lives here?<end_of_turn>\n<start_of_turn>model\n"
+    stops = model.generation_config.eos_token_id
+    assert {tokenizer.convert_ids_to_tokens(one) for one in stops} == {"<eos>", "<end_of_turn>"}
+
+
+def test_a_second_run_reuses_everything(smoke: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in smoke.rglob(artifacts.RECORD)}
+    again = call(smoke, "stage=pipeline", "pipeline=smoke", *QUIET)
+    assert again.returncode == 0, again.stderr
+    assert "making" not in again.stdout
+    assert {path: path.stat().st_mtime_ns for path in smoke.rglob(artifacts.RECORD)} == before
+
+
+def test_the_closing_words_are_a_table_samples_and_what_to_type_next(smoke: Path) -> None:
+    said = call(smoke, "stage=pipeline", "pipeline=smoke", *QUIET).stdout
+    for word in ("held_out_loss", "gold ", "Next", "stage=chat model=latest:sft"):
+        assert word in said
+    assert said.count("  answer ") == 3
+    assert said.strip().splitlines()[-1].startswith("finished: run:")
+
+
+def test_chat_answers_once(smoke: Path) -> None:
+    done = call(smoke, "stage=chat", "model=latest:sft", "prompt=Who's there? (x=1)", "max_new_tokens=8")
+    assert done.returncode == 0, done.stderr
+    again = call(smoke, "stage=chat", "model=latest:sft", "prompt=Who's there? (x=1)", "max_new_tokens=8")
+    assert done.stdout == again.stdout, "a seed means one answer"
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("latest:sft", ("base (policy)", "tokenizer (tokenizer)", "optimisation.learning_rate", "embedding parameters")),
+        ("latest:conversations", ("ledger", "kept", "<start_of_turn>user", "examples of train")),
+        ("latest:samples", ("gold by skill", "perplexity", "interval")),
+    ],
+)
+def test_show_tells_what_an_artifact_is(smoke: Path, target: str, words: tuple[str, ...]) -> None:
+    done = call(smoke, "stage=show", f"target={target}")
+    assert done.returncode == 0, done.stderr
+    for word in words:
+        assert word in done.stdout, word
+
+
+def test_dry_run_makes_nothing_and_says_what_would_be(smoke: Path, tmp_path: Path) -> None:
+    done = call(tmp_path / "empty", "stage=pipeline", "pipeline=mini", "dry_run=true")
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "empty").exists()
+    assert done.stdout.count(" run ") >= 7
+    reused = call(smoke, "stage=pipeline", "pipeline=smoke", "dry_run=true", *QUIET)
+    assert reused.stdout.count("reuse") >= 7
+
+
+def test_a_stage_alone_makes_the_miniature_that_it_needs(tmp_path: Path) -> None:
+    """`stage=tokenizer` with nothing else said: its text is made on demand, and a line says so."""
+    done = call(tmp_path / "runs", "stage=tokenizer")
+    assert done.returncode == 0, done.stderr
+    assert "mini:text is not there yet" in done.stdout
+    assert done.stdout.strip().splitlines()[-1].startswith("finished: run:")
+
+
+def test_a_model_is_not_measured_on_what_it_has_seen(smoke: Path, tmp_path: Path) -> None:
+    store = tmp_path / "runs"
+    shutil.copytree(smoke, store)
+    recipe = tmp_path / "seen.yaml"
+    text = (Path(__file__).parents[2] / "data_recipes" / "miniature_prompts.yaml").read_text()
+    recipe.write_text(text.replace("pool: test, rows: 2000", "pool: sft, rows: 300"))
+    assert call(store, "stage=data", f"recipe={recipe}", "name=seen").returncode == 0
+    done = call(store, "stage=evaluate", "models=[latest:sft]", "prompts=latest:seen", "reference=null")
+    assert done.returncode == 2
+    assert "has been trained on" in done.stderr
+
+
+def test_force_makes_it_again_with_the_same_bits(smoke: Path, tmp_path: Path) -> None:
+    store = tmp_path / "runs"
+    shutil.copytree(smoke, store)
+    arguments = ("stage=tokenizer", "data=latest:text", "pieces=430")
+    first = call(store, *arguments)
+    (record,) = store.glob(f"solo/tokenizer-*/{artifacts.RECORD}")
+    before = json.loads(record.read_text())
+    assert "reused" in call(store, *arguments).stdout
+    again = call(store, *arguments, "force=true")
+    assert (first.returncode, again.returncode) == (0, 0), again.stderr
+    after = json.loads(record.read_text())
+    assert after["files"] == before["files"]
+    assert "finished" in again.stdout
+
+
+def test_prune_frees_only_what_nothing_needs(smoke: Path, tmp_path: Path) -> None:
+    store = tmp_path / "runs"
+    shutil.copytree(smoke, store)
+    for pieces in (431, 432):
+        assert call(store, "stage=tokenizer", "data=latest:text", f"pieces={pieces}").returncode == 0
+    listed = call(store, "stage=prune")
+    assert "would be removed" in listed.stdout
+    assert len(list(store.glob("solo/tokenizer-*"))) == 2
+    call(store, "stage=prune", "apply=true")
+    assert len(list(store.glob("solo/tokenizer-*"))) == 1
+    assert len(list(store.glob("smoke/*-????????"))) == 7
