@@ -36,7 +36,9 @@ MINIATURE = "mini"
 class Settings(StrictSettings):
     """``stage=pipeline``: which plan, with which numbers; engine and tracker hold for every step."""
 
-    pipeline: dict[str, Any] = identity("the plan: `function` names a module of alignment/plans, the rest are its numbers")
+    pipeline: dict[str, Any] = identity(
+        "the plan: `function` names a module of alignment/plans, the rest are its numbers"
+    )
     engine: EngineSettings = execution("where and how every step runs")
     tracker: TrackerSettings = execution("where every step's metrics go")
 

@@ -275,7 +275,7 @@ def _parse_override(key: str, value: str) -> Any:
     try:
         return OverridesParser.create().parse_override(f"{key}={value}")
     except HydraException:
-        raise UserError(f"{key}={value}: the value cannot be read", remedy="Quote text: '" + key + "=\"…\"'.") from None
+        raise UserError(f"{key}={value}: the value cannot be read", remedy="Quote text: '" + key + '="…"\'.') from None
 
 
 def _plain(value: Any) -> Any:

@@ -182,17 +182,24 @@ def _bounds(metadata: list[Any]) -> str:
     return ", ".join(parts)
 
 
+def _keys_at(model: type[Settings], path: tuple[str | int, ...]) -> list[str]:
+    """The keys that may stand where a path leads, through nested settings and lists of them."""
+    for part in path:
+        field = model.model_fields.get(str(part))
+        if field is not None:
+            inner = _nested(field.annotation) or next(filter(None, map(_nested, get_args(field.annotation))), None)
+            model = inner or model
+    return list(model.model_fields)
+
+
 def _explain(model: type[Settings], error: ValidationError, where: str) -> UserError:
     """Turn pydantic's report into one message: a line per key, with value, cause and remedy."""
     lines, remedies = [], []
-    known = [info.key for info in describe(model)]
     for item in error.errors():
         key = ".".join(str(part) for part in item["loc"]) or where
         if item["type"] == "extra_forbidden":
             lines.append(f"{key}: there is no such key")
-            parent, _, leaf = key.rpartition(".")
-            siblings = [k.removeprefix(f"{parent}.") for k in known if not parent or k.startswith(f"{parent}.")]
-            remedies.append(nearest(leaf, siblings))
+            remedies.append(nearest(str(item["loc"][-1]), _keys_at(model, item["loc"][:-1])))
         elif item["type"] == "missing":
             lines.append(f"{key}: a value is needed")
         else:

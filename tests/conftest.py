@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from tests_support import QUIET, call
 
+# Two OpenMP threads that share their cores with another process wait for each other, 10 to 100 times longer.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 

@@ -42,7 +42,8 @@ def test_damage_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "word"), [(None, "no finished artifact"), ("{", "artifact.json"), ('{"schema_version": 9}', "version 9")]
+    ("content", "word"),
+    [(None, "no finished artifact"), ("{", "artifact.json"), ('{"schema_version": 9}', "version 9")],
 )
 def test_what_is_no_whole_artifact_is_refused(tmp_path: Path, content: str | None, word: str) -> None:
     if content is not None:

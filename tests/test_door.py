@@ -28,7 +28,7 @@ FREE_TEXT = [
     "12",
     "true",
     "a, b, [c], {d: e}",
-    'say "hi" \\ and \'bye\'',
+    "say \"hi\" \\ and 'bye'",
     "line\nbreak",
     "# no comment",
     "",

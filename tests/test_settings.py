@@ -87,3 +87,14 @@ def test_help_describes_every_key_with_type_and_bound() -> None:
     assert lines["mode"].type == "a | b | null"
     assert lines["inner.workers"].role == "execution"
     assert raw_keys(Outer) == {"model", "models", "prompt", "folder"}
+
+
+class Listed(Settings):
+    parts: list[Inner] = identity("several")
+
+
+def test_a_key_inside_a_list_is_named_with_its_siblings() -> None:
+    with pytest.raises(UserError) as caught:
+        Listed.parse({"parts": [{"rate": 1, "workers": 0}, {"rate": 1, "wokers": 0, "workers": 0}]})
+    assert "parts.1.wokers: there is no such key" in str(caught.value)
+    assert "Did you mean 'workers'" in str(caught.value)

@@ -164,8 +164,9 @@ def prefill(
     copies_U = torch.tensor(copies, device=device)
     first_U = torch.tensor([longest - len(prompt) for prompt in prompts], device=device)
     state = DecodeState(
-        keys_LBKSE=torch.empty(size, dtype=w.head_VD.dtype, device=device),
-        values_LBKSE=torch.empty(size, dtype=w.head_VD.dtype, device=device),
+        # Zeros and not empty memory: what is masked out has weight 0, and 0 times a leftover NaN would be NaN.
+        keys_LBKSE=torch.zeros(size, dtype=w.head_VD.dtype, device=device),
+        values_LBKSE=torch.zeros(size, dtype=w.head_VD.dtype, device=device),
         first_B=first_U.repeat_interleave(copies_U),
         padding=longest - min(map(len, prompts)),
         filled=longest,

@@ -44,7 +44,7 @@ def dialogue(world: World, kind: Kind, rng: random.Random, split: Split) -> list
     if kind == "follow_up":
         return _with_follow_ups(world, rng, split)
     if kind == "instruction":
-        return standing(world, rng, split, turns=rng.choice((1, 1, 2, 2, 3, 4)))
+        return standing(world, rng, split, turns=rng.choice((1, 1, 1, 2, 2, 3)))
     if kind == "smalltalk":  # too little of it to be divided among splits
         return _understood(world, [world.draw(kind, rng)])
     turns: list[str] = []

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from alignment.errors import UserError
+
 
 class Choice(NamedTuple):
     """``ids_B`` and their ``logprobs_B`` in nats."""
@@ -33,6 +35,12 @@ def choose(logits_BV: Tensor, uniform_B: Tensor, *, temperature: float, top_p: f
         weights_BV = nucleus(weights_BV, top_p)
     # In float64, so that the sum over a large vocabulary does not swallow its small terms.
     cumulated_BV = weights_BV.cumsum(-1, dtype=torch.float64)
+    if not cumulated_BV[:, -1].isfinite().all():
+        raise UserError(
+            "the model's logits are not numbers",
+            cause="Its weights hold NaN or infinity, or its activations overflow.",
+            remedy="Look at the run that trained it: `stage=show` names it, metrics.jsonl has its loss.",
+        )
     threshold_B1 = uniform_B[:, None] * cumulated_BV[:, -1:]
     ids_B = torch.searchsorted(cumulated_BV, threshold_B1, right=True).squeeze(-1)
     return Choice(ids_B, _pick(logprobs_BV, ids_B))

@@ -28,7 +28,13 @@ def test_books_and_articles_to_a_chat_model(shared_data: Path, tmp_path: Path) -
     data(store, shared_data, "pretrain_text")
     made(store, "pieces", "stage=tokenizer", "data=latest:pretrain_text", "pieces=4096")
     made(
-        store, "base", "stage=pretrain", "data=latest:pretrain_text", "tokenizer=latest:pieces", "optimisation.steps=300", *SHORT
+        store,
+        "base",
+        "stage=pretrain",
+        "data=latest:pretrain_text",
+        "tokenizer=latest:pieces",
+        "optimisation.steps=300",
+        *SHORT,
     )
     for recipe in ("qlora_oasst_val", "octopack_oasst", "oasst_en100"):
         data(store, shared_data, recipe)

@@ -63,7 +63,10 @@ def test_chat_answers_once(smoke: Path) -> None:
 @pytest.mark.parametrize(
     ("target", "words"),
     [
-        ("latest:sft", ("base (policy)", "tokenizer (tokenizer)", "optimisation.learning_rate", "embedding parameters")),
+        (
+            "latest:sft",
+            ("base (policy)", "tokenizer (tokenizer)", "optimisation.learning_rate", "embedding parameters"),
+        ),
         ("latest:conversations", ("ledger", "kept", "<start_of_turn>user", "examples of train")),
         ("latest:samples", ("gold by skill", "perplexity", "interval")),
     ],

@@ -219,3 +219,24 @@ def test_the_whole_context_can_be_used_and_an_empty_prompt_cannot():
     assert len(sampler.draw([[2, 3]], ["p"], max_new_tokens=94, seed=0)[0].ids) == 94
     with pytest.raises(UserError, match="'empty' is empty"):
         sampler.draw([[]], ["empty"], max_new_tokens=3, seed=0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_leftovers_in_memory_do_not_reach_an_answer(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cache of a padded row is masked, but 0 · NaN is NaN: unwritten slots must hold numbers."""
+    sampler = Sampler(model(FAMILIES[family]), stop_ids=STOPS, pad_id=0)
+    clean = sampler.draw(prompts(6), names(6), max_new_tokens=8, seed=0)
+
+    def poisoned(*size: object, **options: object) -> torch.Tensor:
+        return torch.full(*size, float("nan"), **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("alignment.gemma.decode.torch.empty", poisoned)
+    assert sampler.draw(prompts(6), names(6), max_new_tokens=8, seed=0) == clean
+
+
+def test_weights_that_are_not_numbers_are_told() -> None:
+    broken = model(FAMILIES["gemma2"])
+    with torch.no_grad():
+        broken.model.norm.weight[0] = float("nan")
+    with pytest.raises(UserError, match="not numbers"):
+        Sampler(broken, stop_ids=STOPS, pad_id=0).draw([[2, 5]], ["a"], max_new_tokens=4, seed=0)

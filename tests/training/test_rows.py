@@ -17,7 +17,11 @@ LENGTHS = np.random.default_rng(0).integers(4, 60, 203)
 
 @settings(max_examples=40, deadline=None)
 @given(
-    rows=st.integers(1, 80), batch=st.integers(1, 16), steps=st.integers(1, 30), seed=st.integers(0, 9), window=st.integers(1, 9)
+    rows=st.integers(1, 80),
+    batch=st.integers(1, 16),
+    steps=st.integers(1, 30),
+    seed=st.integers(0, 9),
+    window=st.integers(1, 9),
 )
 def test_every_epoch_sees_every_row_before_the_next_begins(
     rows: int, batch: int, steps: int, seed: int, window: int

@@ -92,12 +92,12 @@ class Sums(Skill):
 
 
 def draw_sum(rng: random.Random) -> tuple[str, int, int]:
-    """An operation and two numbers: half of one digit, the rest with one number of two digits or full tens."""
+    """An operation and two numbers: mostly of one digit; one in four has a teen or full tens."""
     op = rng.choice(("plus", "minus"))
     level = rng.random()
-    if level < 0.5:
+    if level < 0.75:
         a, b = rng.randrange(10), rng.randrange(10)
-    elif level < 0.85:
+    elif level < 0.95:
         a, b = rng.randrange(10, 20), rng.randrange(1, 10)
     else:
         a, b = 10 * rng.randrange(1, 10), 10 * rng.randrange(1, 10)
