@@ -351,7 +351,7 @@ def _run(request: Request) -> None:
     entrance = Door.parse({key: values.pop(key) for key in Door.model_fields if key in values}, "command line")
     name = request.stage.partition("/")[0]
     store = Store(Path(entrance.store).expanduser())
-    shared = {key: values[key] for key in ("engine", "tracker") if key in values}
+    shared: dict[str, Any] = {key: values[key] for key in ("engine", "tracker") if key in values}
     maker = pipeline.Maker(store, compose, shared)
     if name == "pipeline":
         settings = pipeline.Settings.parse(values, "stage=pipeline")

@@ -218,9 +218,7 @@ def main() -> None:
                 print("  " + "  ".join(f"{name} {value:.3f}" for name, value in curve[-1].items()), flush=True)
         curves.append({"seed": seed, "accuracy": accuracy, "curve": curve})
         print(f"  {time.monotonic() - began:.0f} s", flush=True)
-    print(
-        f"\n{'seed':<6}{'accuracy':>9}{'gold: start':>13}{'peak':>7}{'at step':>9}{'end':>7}{'proxy: at peak':>16}{'end':>7}"
-    )
+    print("\nseed   accuracy  gold: start   peak  at step    end  proxy: at peak    end")
     for one in curves:
         curve = one["curve"]
         peak = max(curve, key=lambda point: point["gold"])

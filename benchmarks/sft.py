@@ -53,7 +53,7 @@ def fresh(tokenizer: Tokenizer) -> core.CausalLM:
 
 def ours(tokenizer: Tokenizer, rows: TokenRows, steps: int, folder: Path) -> float:
     """Real tokens per second of our adapter."""
-    values = dict(device="cpu", precision="auto", micro_batch=None, layout="auto", gradient_checkpointing=False, zero=0)
+    settings = engine_settings()
     numbers = Optimisation(
         batch=BATCH, epochs=None, steps=steps, learning_rate=1e-3, final_rate=0.1, warmup_share=0.0, warmup_at_least=1,
         weight_decay=0.1, beta1=0.9, beta2=0.95, epsilon=1e-8, clip_norm=1.0, length_window=16, checkpoint_steps=10_000,
@@ -67,7 +67,7 @@ def ours(tokenizer: Tokenizer, rows: TokenRows, steps: int, folder: Path) -> flo
             tokenizer_folder=folder,
             pad_id=tokenizer.pad_id,
             numbers=numbers,
-            engine=resolve(EngineSettings(loss_chunk=1024, **values)),
+            engine=resolve(settings),
             tracker=Tracker(TrackerSettings(wandb="off", project="benchmark", every=1000), Path(out), {}),
             seed=0,
         )
@@ -83,10 +83,21 @@ def theirs(tokenizer: Tokenizer, rows: TokenRows, steps: int, folder: Path, *, p
         batch = 1
     with tempfile.TemporaryDirectory() as out:
         arguments = SFTConfig(
-            output_dir=out, max_steps=steps, per_device_train_batch_size=batch, learning_rate=1e-3, bf16=supervised_bf16(),
-            use_cpu=True, report_to="none", save_strategy="no", logging_steps=steps, disable_tqdm=True, packing=packed,
-            max_length=4096 if packed else None, activation_checkpointing=False, optim="adamw_torch_fused",
-        )  # fmt: skip
+            output_dir=out,
+            max_steps=steps,
+            per_device_train_batch_size=batch,
+            learning_rate=1e-3,
+            optim="adamw_torch_fused",
+            bf16=resolve(engine_settings()).bf16,
+            use_cpu=True,
+            activation_checkpointing=False,
+            packing=packed,
+            max_length=4096 if packed else None,
+            report_to="none",
+            save_strategy="no",
+            logging_steps=steps,
+            disable_tqdm=True,
+        )
         trainer = SFTTrainer(
             model=fresh(tokenizer),
             args=arguments,
@@ -100,17 +111,17 @@ def theirs(tokenizer: Tokenizer, rows: TokenRows, steps: int, folder: Path, *, p
         return trainer._total_train_tokens / seconds
 
 
-def supervised_bf16() -> bool:
-    settings = EngineSettings(
+def engine_settings() -> EngineSettings:
+    """One CPU process, bf16 where the processor has it: the same arithmetic for every arm."""
+    return EngineSettings(
         device="cpu",
         precision="auto",
         micro_batch=None,
         layout="auto",
         gradient_checkpointing=False,
         zero=0,
-        loss_chunk=64,
+        loss_chunk=1024,
     )
-    return resolve(settings).bf16
 
 
 def main() -> None:

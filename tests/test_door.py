@@ -57,7 +57,7 @@ def test_no_interpolation_reads_the_environment(monkeypatch: pytest.MonkeyPatch,
     assert configured("stage=sft", "tracker.project=${oc.env:SECRET}")["tracker"]["project"] == "${oc.env:SECRET}"
     recipe = tmp_path / "mine.yaml"
     recipe.write_text((run.RECIPES / "miniature_text.yaml").read_text().replace("Apache-2.0", "${oc.env:SECRET}"))
-    with pytest.raises(UserError, match="oc.env"):
+    with pytest.raises(UserError, match=r"oc\.env"):
         configured("stage=data", f"recipe={recipe}")
 
 

@@ -54,7 +54,7 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
         policy,
         title="pretrain",
         rows=_rows(dataset, "train", policy.tokenizer, settings.block),
-        held_out_rows=_rows(dataset, "valid", policy.tokenizer, settings.block, HELD_OUT_ROWS),
+        held_out_rows=_held_out_rows(dataset, policy.tokenizer, settings.block),
         out=out,
         numbers=settings.optimisation,
         engine=engine,
@@ -86,14 +86,20 @@ def _start(settings: Settings, inputs: dict[str, Artifact], engine: Engine) -> P
     return policies.Policy(model, tokenizer, shape.family)
 
 
-def _rows(dataset: Artifact, split: str, tokenizer: Tokenizer, block: int, most: int | None = None) -> TokenRows | None:
-    """The rows of a split, or None where the dataset has no such split (validation only)."""
+def _rows(dataset: Artifact, split: str, tokenizer: Tokenizer, block: int) -> TokenRows:
+    from alignment.training.rows import TokenRows
+
+    return TokenRows.gather(_pieces(dataset, split, tokenizer, block, None))
+
+
+def _held_out_rows(dataset: Artifact, tokenizer: Tokenizer, block: int) -> TokenRows | None:
+    """Rows of the validation split, or None where the dataset has none."""
     from alignment.data import store
     from alignment.training.rows import TokenRows
 
-    if split != "train" and split not in store.card(dataset.path)["rows"]:
+    if "valid" not in store.card(dataset.path)["rows"]:
         return None
-    return TokenRows.gather(_pieces(dataset, split, tokenizer, block, most))
+    return TokenRows.gather(_pieces(dataset, "valid", tokenizer, block, HELD_OUT_ROWS))
 
 
 def _pieces(

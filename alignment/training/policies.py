@@ -84,7 +84,7 @@ def adapt(policy: Policy, adapter: AdapterSettings) -> Policy:
         target_modules=ADAPTED,
         task_type="CAUSAL_LM",
     )
-    return Policy(get_peft_model(policy.model, config), policy.tokenizer, policy.schema)  # type: ignore[arg-type]
+    return Policy(get_peft_model(policy.model, config), policy.tokenizer, policy.schema)
 
 
 def merge_adapter(policy: Policy, trunk: Artifact, out: Path) -> Policy:
@@ -95,7 +95,7 @@ def merge_adapter(policy: Policy, trunk: Artifact, out: Path) -> Policy:
     from peft import PeftModel
 
     policy.model.save_pretrained(out / "adapter", safe_serialization=True)  # type: ignore[operator]
-    model = PeftModel.from_pretrained(core.load(trunk.path), out / "adapter")  # type: ignore[arg-type]
+    model = PeftModel.from_pretrained(core.load(trunk.path), out / "adapter")
     return Policy(model.merge_and_unload(), policy.tokenizer, policy.schema)
 
 

@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -24,7 +24,7 @@ if not torch.cuda.is_available():
 
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import AutoTokenizer, PrinterCallback, Trainer, TrainerCallback
+from transformers import AutoTokenizer, PreTrainedModel, PrinterCallback, Trainer, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from alignment import console
@@ -76,7 +76,7 @@ def train(
     with console.progress(title, steps, "steps") as progress:
         watcher = _Watcher(tracker, progress)
         trainer = SupervisedTrainer(
-            model=model,
+            model=cast(PreTrainedModel, model),
             args=_arguments(folder, numbers, engine, tracker_every(tracker, steps), steps, micro, accumulation, seed),
             train_dataset=rows.dataset(),
             data_collator=_Counting(Collator(pad_id, engine.packed), watcher),
@@ -152,11 +152,12 @@ class SupervisedTrainer(SFTTrainer):
         self.remove_callback(PrinterCallback)
         self.processing_class = None  # The stage saves the tokenizer, once.
         self.model_accepts_loss_kwargs = True
-        _install_loss_head(core.causal_lm(self.model), loss_chunk)
+        _install_loss_head(core.causal_lm(cast(nn.Module, self.model)), loss_chunk)
 
     def get_train_dataloader(self) -> DataLoader:
         """One pass over the planned batches is the whole run."""
-        loader = DataLoader(self.train_dataset, batch_sampler=self._batches, collate_fn=self.data_collator)
+        assert self.train_dataset is not None, "the constructor was given rows"
+        loader: DataLoader = DataLoader(self.train_dataset, batch_sampler=self._batches, collate_fn=self.data_collator)
         return self.accelerator.prepare(loader)
 
     def _get_num_items_in_batch(
@@ -166,7 +167,7 @@ class SupervisedTrainer(SFTTrainer):
         counts = [(batch["shift_labels"] != IGNORE).sum() for batch in batch_samples]
         return self.accelerator.gather(torch.stack(counts).sum().to(device)).sum()
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):  # type: ignore[override]
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """NLL of this micro-batch over the trained tokens of the global batch."""
         assert num_items_in_batch is not None, "the loop counts the global batch's tokens"
         assert not return_outputs, "evaluation does not go through the trainer"
@@ -210,7 +211,7 @@ def _install_loss_head(model: core.CausalLM, loss_chunk: int) -> None:
         hidden_ND, labels_N = hidden_BTD.flatten(0, 1), inputs["shift_labels"].flatten()
         return {"nll": chunked_nll(hidden_ND, weight_VD, labels_N, softcap=softcap, chunk_tokens=loss_chunk)}
 
-    model.forward = forward  # type: ignore[method-assign]
+    model.forward = forward
 
 
 class _Watcher(TrainerCallback):

@@ -32,7 +32,7 @@ def test_counts_are_those_of_the_reports(name):
 @pytest.mark.parametrize(("name", "millions"), [("mini_small", 0.3), ("mini", 1.08), ("mini_large", 4.1)])
 def test_miniature_sizes(name, millions):
     assert parameter_counts(SHAPES[name], 768).total == pytest.approx(millions * 1e6, rel=0.02)
-    assert (SHAPES[name].window, SHAPES[name].context) == (64, 512)
+    assert (SHAPES[name].window, SHAPES[name].context) == (64, 2048)
 
 
 @pytest.mark.parametrize("name", SHAPES)

@@ -48,9 +48,14 @@ def test_a_broken_one_is_named_and_the_one_before_it_taken(
 
 def test_an_exception_while_writing_leaves_the_earlier_ones(tmp_path: Path) -> None:
     save(tmp_path, 1)
-    with pytest.raises(RuntimeError), checkpoints.writing(tmp_path, 2) as beside:
-        (beside / "model.safetensors").write_bytes(b"half")
-        raise RuntimeError
+
+    def interrupted() -> None:
+        with checkpoints.writing(tmp_path, 2) as beside:
+            (beside / "model.safetensors").write_bytes(b"half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        interrupted()
     assert checkpoints.last_whole(tmp_path) == tmp_path / "checkpoint-1"
     save(tmp_path, 2)
     assert checkpoints.last_whole(tmp_path) == tmp_path / "checkpoint-2"
