@@ -127,6 +127,14 @@ def disk_error(error: OSError, path: Path | str | None = None) -> UserError:
     return UserError(f"{where}: {error.strerror or error}", remedy=remedy)
 
 
+def full_disk(error: BaseException) -> UserError | None:
+    """A full disk as told by a library that has errors of its own (safetensors, torch), or None for anything else."""
+    told = str(error)
+    if "No space left" not in told and "os error 28" not in told and "PytorchStreamWriter failed" not in told:
+        return None
+    return disk_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+
+
 @contextlib.contextmanager
 def exclusive(folder: Path, on_wait: Callable[[str], None]) -> Iterator[None]:
     """Hold ``folder`` alone; a second process waits, after ``on_wait(holder)`` has told its user.

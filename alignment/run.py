@@ -87,6 +87,14 @@ def door(arguments: list[str]) -> int:
 
         _complain(disk_error(error))
         return 2
+    except Exception as error:
+        from alignment.files import full_disk
+
+        told = full_disk(error)
+        if debug or told is None:
+            raise
+        _complain(told)
+        return 2
     except KeyboardInterrupt:
         console.say("\nInterrupted. The same command goes on from the last whole checkpoint.", style="yellow")
         return 130

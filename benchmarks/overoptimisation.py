@@ -1,12 +1,14 @@
 """Is the miniature world a world in which a reward model can be over-optimised? A test of the world, not of a stage.
 
-    python benchmarks/overoptimisation.py [--store runs] [--seeds 3] [--steps 200] [--out over.json]
+    python benchmarks/overoptimisation.py [--store runs] [--seeds 0 1 2] [--steps 80]
 
 From the SFT model of `pipeline=mini` in the store: a Bradley–Terry reward model is trained on the world's
 comparisons (their raters are noisy and like to be chatted to), then a plain RLOO loop (4 answers a prompt,
 KL to the SFT model at β = 0.02 in the reward) maximises it. Every `--every` steps the same held-out prompts are
 answered: the proxy should go on rising while gold, after a peak, falls. Everything here is deliberately
 plain; the stages `reward` and `rl` have their own tests.
+
+So that it ends in minutes, only dialogues of at most LONGEST tokens take part.
 
 Axes: B rows, T tokens, D width.
 """
@@ -48,6 +50,7 @@ ENGINE = resolve(
     )
 )
 GROUP, PROMPTS, BETA, ANSWER = 4, 32, 0.02, 48
+LONGEST = 56
 
 
 class Reward(nn.Module):
@@ -132,7 +135,7 @@ class Loop:
         self.policy, self.anchor, self.reward, self.gold, self.seed = policy, anchor, reward, gold, seed
         self.prompts = prompts
         self.sampler = Sampler(policy.model, stop_ids=policy.stop_ids, pad_id=policy.tokenizer.pad_id)
-        self.optimiser = torch.optim.AdamW(policy.model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.0)
+        self.optimiser = torch.optim.AdamW(policy.model.parameters(), lr=3e-4, betas=(0.9, 0.95), weight_decay=0.0)
 
     def draw(self, prompts: list[Prompt], samples: int, seed: int) -> tuple[list[list[int]], list[Answer]]:
         ids = [prompt_ids(prompt.messages, self.policy.tokenizer) for prompt in prompts]
@@ -184,9 +187,9 @@ def main() -> None:
     parser.add_argument(
         "--comparisons", type=Path, required=True, help="a dataset made with recipe=miniature_comparisons"
     )
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--every", type=int, default=20)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=80)
+    parser.add_argument("--every", type=int, default=16)
     parser.add_argument("--prompts", type=int, default=1024)
     parser.add_argument("--out", type=Path, default=None)
     chosen = parser.parse_args()
@@ -201,8 +204,17 @@ def main() -> None:
         [row for row in datasets.read(chosen.comparisons, split) if isinstance(row, Comparison)]
         for split in ("train", "test")
     )
+    opened = open_policy(sft, ENGINE)
+
+    def short(row: Prompt | Comparison) -> bool:
+        turns = row.messages if isinstance(row, Prompt) else row.prompt
+        return len(prompt_ids(turns, opened.tokenizer)) <= LONGEST - 16
+
+    training, pairs, test_pairs = ([row for row in part if short(row)] for part in (training, pairs, test_pairs))
+    held_out = [row for row in held_out if short(row)]
+    print(f"{len(pairs):,} comparisons, {len(training):,} prompts, {len(held_out):,} held out", flush=True)
     curves = []
-    for seed in range(chosen.seeds):
+    for seed in chosen.seeds:
         began = time.monotonic()
         reward, accuracy = train_reward(open_policy(sft, ENGINE), pairs, test_pairs, seed)
         print(
