@@ -35,7 +35,7 @@ from alignment.training import checkpoints
 from alignment.training.engine import Engine, batch_arithmetic, deepspeed_config
 from alignment.training.optimisation import Optimisation, total_steps
 from alignment.training.rows import IGNORE, Collator, PlannedBatches, TokenRows
-from alignment.training.tracking import Tracker
+from alignment.training.tracking import Tracker, read_metrics
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,9 @@ def train(
         result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     core.causal_lm(model).__dict__.pop("forward", None)
     resumed = checkpoints.step_of(checkpoint) if checkpoint else None
-    return Trained(steps, watcher.tokens, result.metrics["train_runtime"], watcher.loss, resumed)
+    # From the file and not from memory: a run that was killed after its last step has no step left to log.
+    logged = [row["loss"] for row in read_metrics(tracker.path) if "loss" in row]
+    return Trained(steps, watcher.tokens, result.metrics["train_runtime"], logged[-1], resumed)
 
 
 def tracker_every(tracker: Tracker, steps: int) -> int:
@@ -147,7 +149,7 @@ class SupervisedTrainer(SFTTrainer):
         self, folder: Path, rows: TokenRows, numbers: Optimisation, steps: int, micro: int, seed: int, loss_chunk: int
     ) -> None:
         """Take our batches and loss; separate from the constructor, which is TRL's."""
-        self._folder = folder
+        self._folder = self._writing = folder
         self._batches = PlannedBatches(rows.lengths, numbers.batch, steps, seed, numbers.length_window, micro)
         self.remove_callback(PrinterCallback)
         self.processing_class = None  # The stage saves the tokenizer, once.

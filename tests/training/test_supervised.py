@@ -74,7 +74,7 @@ def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fit(out: Path, tokenizer_folder: Path, how: Engine, model: nn.Module | None = None, **changes: object) -> nn.Module:
     out.mkdir(exist_ok=True)
     model = model or core.build(SHAPE, VOCABULARY, TokenIds(), 0)
-    supervised.train(
+    trained = supervised.train(
         model,
         rows(),
         title="test",
@@ -86,6 +86,7 @@ def fit(out: Path, tokenizer_folder: Path, how: Engine, model: nn.Module | None 
         tracker=Tracker(TrackerSettings(wandb="off", project="test", every=1), out, {}),
         seed=3,
     )
+    assert trained.loss == read_metrics(out / "metrics.jsonl")[-1]["loss"]
     return model
 
 
@@ -174,6 +175,14 @@ def test_stopped_and_resumed_is_bit_identical(
     whole, cut = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("whole", "cut"))
     assert [row["step"] for row in cut] == [1, 2, 3, 4, 5, 6], "no step is lost or counted twice"
     assert [row["loss"] for row in cut] == [row["loss"] for row in whole]
+
+
+def test_a_run_that_was_killed_after_its_last_checkpoint_has_nothing_left_to_do(
+    tmp_path: Path, tokenizer_folder: Path
+) -> None:
+    undisturbed = fit(tmp_path, tokenizer_folder, engine())
+    assert checkpoints.newest_first(tmp_path / "checkpoints")[0].name == "checkpoint-6"
+    assert digest(fit(tmp_path, tokenizer_folder, engine())) == digest(undisturbed)
 
 
 def test_a_truncated_checkpoint_is_passed_over_and_the_result_is_the_same(
