@@ -198,6 +198,7 @@ class Maker:
         console.say(f"[bold]{planned.step.name}[/bold]  {'resuming' if resumed else 'making'} {planned.folder}")
         files.make_folder(planned.folder)
         files.remove_temporaries(planned.folder)
+        files.need_space(planned.folder, _disk(planned))
         began = time.monotonic()
         outcome: Outcome = load_stage(planned.step.stage).run(planned.settings, inputs, planned.folder)
         licences = {licence for artifact in inputs.values() for licence in artifact.licences} | set(outcome.licences)
@@ -283,8 +284,13 @@ def _budget(planned: Planned) -> str:
 def _size(planned: Planned) -> str:
     if planned.state == "reuse":
         return "–"
+    return f"≤ {_disk(planned) / 2**20:,.0f} MiB"
+
+
+def _disk(planned: Planned) -> int:
+    """The bytes that a step may write, as its stage reckons; 64 MiB for one that does not reckon."""
     module = load_stage(planned.step.stage)
-    return f"{module.disk_needed(planned.settings) / 2**20:,.0f} MiB" if hasattr(module, "disk_needed") else "small"
+    return module.disk_needed(planned.settings) if hasattr(module, "disk_needed") else 64 * 2**20
 
 
 def _existing_folder(reference: Reference) -> Path:

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from alignment import console
+from alignment.command_line import Request, read
 from alignment.errors import UserError, nearest
+from alignment.reporting import pages
 from alignment.settings import Settings, describe, execution, place, raw_keys, reference_keys, text
 
 PACKAGE = Path(__file__).parent
@@ -39,22 +40,6 @@ class Door(Settings):
     debug: bool = execution("show the traceback of an error")
 
 
-@dataclass
-class Request:
-    """The command line, taken apart."""
-
-    stage: str | None = None
-    help: bool = False
-    show_config: bool = False
-    multirun: bool = False
-    overrides: list[tuple[str, str]] = field(default_factory=list)
-    """``(key, value)`` as typed, without ``stage``."""
-
-    def value(self, key: str, default: str = "") -> str:
-        """The last value given to ``key``."""
-        return dict(self.overrides).get(key, default)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """The console script: exits with 0, with 2 on a :class:`UserError`, with 130 when interrupted."""
     sys.exit(door(sys.argv[1:] if arguments is None else list(arguments)))
@@ -66,7 +51,10 @@ def door(arguments: list[str]) -> int:
     try:
         request = read(arguments)
         if request.stage is None:
-            _list_stages()
+            from alignment.commands import COMMANDS
+            from alignment.stages import STAGES
+
+            pages.list_stages(STAGES, options("pipeline"), COMMANDS)
         elif request.help:
             _explain(request)
         elif request.show_config:
@@ -78,14 +66,14 @@ def door(arguments: list[str]) -> int:
     except UserError as error:
         if debug:
             raise
-        _complain(error)
+        pages.complain(error)
         return 2
     except OSError as error:
         if debug:
             raise
         from alignment.files import disk_error
 
-        _complain(disk_error(error))
+        pages.complain(disk_error(error))
         return 2
     except Exception as error:
         from alignment.files import full_disk
@@ -93,46 +81,11 @@ def door(arguments: list[str]) -> int:
         told = full_disk(error)
         if debug or told is None:
             raise
-        _complain(told)
+        pages.complain(told)
         return 2
     except KeyboardInterrupt:
         console.say("\nInterrupted. The same command goes on from the last whole checkpoint.", style="yellow")
         return 130
-
-
-def read(arguments: Sequence[str]) -> Request:
-    """Take a command line apart. Raises :class:`UserError` on what is neither a flag nor ``key=value``."""
-    request, waiting = Request(), list(arguments)
-    while waiting:
-        argument = waiting.pop(0)
-        if argument in ("--help", "-h", "help"):
-            request.help = True
-        elif argument in ("-m", "--multirun"):
-            request.multirun = True
-        elif argument in ("--cfg", "-c"):
-            if not waiting or waiting.pop(0) != "job":
-                raise UserError("--cfg takes the word job", remedy="Say --cfg job.")
-            request.show_config = True
-        elif argument.startswith("-"):
-            raise UserError(
-                f"{argument}: there is no such flag",
-                remedy=nearest(argument, ["--help", "--cfg job", "-m", "--multirun"]),
-            )
-        else:
-            key, equals, value = argument.partition("=")
-            if not equals or not key or key[0] in "+~":
-                raise UserError(
-                    f"{argument!r} is not of the form key=value",
-                    cause="Keys are fixed: none can be added with + or removed with ~." if key[:1] in "+~" else "",
-                    remedy="Quote a value that has spaces: prompt='Who lives here?'.",
-                )
-            if key == "stage":
-                request.stage = value
-            else:
-                request.overrides.append((key, value))
-    if request.stage is None and (request.overrides or request.show_config or request.multirun):
-        raise UserError("stage=… is missing", remedy="`python -m alignment.run` alone lists the stages.")
-    return request
 
 
 # ── composing ────────────────────────────────────────────────────────────────────────────────────
@@ -385,61 +338,23 @@ def _run(request: Request) -> None:
 # ── what is printed ──────────────────────────────────────────────────────────────────────────────
 
 
-def _list_stages() -> None:
-    from alignment.commands import COMMANDS
-    from alignment.stages import STAGES
-
-    lines = [
-        "Post-training of Gemma-shaped language models.",
-        "",
-        "  python -m alignment.run stage=<stage> [key=value …]",
-    ]
-    groups = (
-        ("Stages (each writes one artifact)", STAGES),
-        ("Pipelines", {"pipeline": "run a whole plan: " + ", ".join(options("pipeline"))}),
-        ("Commands (they write none)", COMMANDS),
-    )
-    for title, entries in groups:
-        lines += ["", title] + [f"  {name:<11}{line}" for name, line in entries.items()]
-    lines += [
-        "",
-        "stage=<stage> --help explains every key; dry_run=true says what would happen; --cfg job prints the settings.",
-        "Start here: python -m alignment.run stage=pipeline pipeline=mini",
-    ]
-    print("\n".join(lines))
-
-
 def _explain(request: Request) -> None:
     """``stage=sft --help``: every key with its value, type, bound and meaning."""
-    from rich.markup import escape
-
     from alignment import pipeline
 
     assert request.stage is not None
     values = configure(request)
     name = request.stage.partition("/")[0]
     module = pipeline if name == "pipeline" else pipeline.load_stage(name)
-    console.say(f"[bold]stage={request.stage}[/bold]  {(module.__doc__ or '').strip().splitlines()[0]}")
-    presets = [option for option in options("stage") if option.startswith(f"{name}/")]
-    if presets:
-        console.say("presets: " + ", ".join(f"stage={preset}" for preset in presets))
     chosen = [group for group in GROUPS[1:] if isinstance(values.get(group), dict)]
-    for group in chosen:
-        console.say(f"{group}=… one of {', '.join(options(group))}" + (" or a file.yaml" if group == "recipe" else ""))
-    for title, model in (("keys of this stage", settings_class(request.stage)), ("keys of every stage", Door)):
-        rows = []
-        for info in describe(model):
-            mark = "○" if info.role == "execution" else ""
-            kind = f"{info.type}{', ' if info.bounds else ''}{info.bounds}"
-            rows.append((info.key, mark, escape(_brief(_at(values, info.key))), escape(kind), escape(info.doc)))
-        console.say()
-        console.table(title, ("key", "", "value", "type and bound", "meaning"), rows)
-    console.say("\n○ changes only how or where the result is computed, never what it is", style="dim")
-
-
-def _brief(value: Any) -> str:
-    shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-    return shown if len(shown) <= 40 else shown[:37] + "…"
+    pages.explain(
+        request.stage,
+        (module.__doc__ or "").strip().splitlines()[0],
+        presets=[option for option in options("stage") if option.startswith(f"{name}/")],
+        groups={group: options(group) for group in chosen},
+        sections={"keys of this stage": settings_class(request.stage), "keys of every stage": Door},
+        value_of=lambda key: _at(values, key),
+    )
 
 
 def _print_config(request: Request) -> None:
@@ -448,17 +363,6 @@ def _print_config(request: Request) -> None:
     # Plain YAML and not OmegaConf's: free text may look like an interpolation.
     values = configure(request)
     print(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), end="")
-
-
-def _complain(error: UserError) -> None:
-    from rich.console import Console
-    from rich.text import Text
-
-    printed = Text(error.problem, style="bold red")
-    for part, style in ((error.cause, ""), (error.remedy, "green")):
-        if part:
-            printed.append(f"\n  {part}", style=style)
-    Console(stderr=True, highlight=False, soft_wrap=True).print(printed)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 A stage is a module of this folder with ``Settings`` (importable without torch), ``ALGORITHM_VERSION``
 (raised when the same settings would give another result), ``run(settings, inputs, out) -> Outcome``
-and, where it reads local files, ``sources(settings) -> list[Path]``. ``inputs`` holds an artifact for
+and, where it reads local files, ``sources(settings) -> list[Path]``;
+where it writes much, ``disk_needed(settings) -> int``. ``inputs`` holds an artifact for
 every reference in the settings, by dotted key.
 """
 

@@ -12,7 +12,7 @@ from alignment.settings import Settings as StrictSettings
 from alignment.settings import execution, identity, reference
 from alignment.training.engine import EngineSettings
 from alignment.training.model_settings import AdapterSettings, ModelSettings
-from alignment.training.optimisation import Optimisation
+from alignment.training.optimisation import Optimisation, disk_for
 from alignment.training.tracking import TrackerSettings
 
 if TYPE_CHECKING:
@@ -37,6 +37,11 @@ class Settings(StrictSettings):
     optimisation: Optimisation = identity("how the model is trained")
     engine: EngineSettings = execution("where and how it runs")
     tracker: TrackerSettings = execution("where its metrics go")
+
+
+def disk_needed(settings: Settings) -> int:
+    """Bytes for the model and its checkpoints."""
+    return disk_for(settings.model.shape)
 
 
 def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:

@@ -27,6 +27,18 @@ class Optimisation(Settings):
     checkpoint_steps: int = execution("steps between two checkpoints", ge=1)
 
 
+def disk_for(shape: str | None) -> int:
+    """Bytes for a model of this shape in fp32: its weights, and three checkpoints of weights and two moments.
+
+    Two checkpoints are kept, and a third exists while it is being written. A shape not named counts as ``mini``.
+    """
+    from alignment.gemma.presets import REPORTED_VOCABULARY, parameter_counts, shape_named
+
+    name = shape or "mini"
+    vocabulary = 4096 if name.startswith("mini") else REPORTED_VOCABULARY
+    return 4 * sum(parameter_counts(shape_named(name), vocabulary)) * (1 + 3 * 3)
+
+
 def total_steps(numbers: Optimisation, rows: int) -> int:
     """The optimiser steps of a run over ``rows`` rows; every row is seen at least ``epochs`` times."""
     if rows == 0:
