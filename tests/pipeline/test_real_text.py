@@ -10,7 +10,8 @@ from tests_support import QUIET, call
 from alignment.store import Store
 
 RECIPES = Path(__file__).parents[1] / "recipes"
-SHORT = ("optimisation.checkpoint_steps=1000", *QUIET)
+SHORT = ("optimisation.checkpoint_steps=1000", "engine.micro_batch=4", *QUIET)
+"""Conversations of 2,000 tokens: eager attention holds a square of them for every row of a forward pass."""
 
 
 def made(store: Path, name: str, *arguments: str) -> None:
@@ -40,7 +41,7 @@ def test_books_and_articles_to_a_chat_model(shared_data: Path, tmp_path: Path) -
         data(store, shared_data, recipe)
         made(
             store, f"sft_{recipe}", "stage=sft", "model=latest:base", f"data=latest:{recipe}", "too_long=leave_out",
-            "optimisation.steps=40", *SHORT,
+            "optimisation.steps=20", "optimisation.batch=16", *SHORT,
         )  # fmt: skip
     for step in ("base", "sft_qlora_oasst_val", "sft_octopack_oasst", "sft_oasst_en100"):
         metrics = Store(store).latest(step).metrics
