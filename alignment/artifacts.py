@@ -96,7 +96,9 @@ class Artifact:
     def headline_text(self) -> str:
         """The headline metric as ``gold 0.52``."""
         value = self.metrics.get(self.headline)
-        return "" if value is None else f"{self.headline} {value:,.4g}"
+        if value is None:
+            return ""
+        return f"{self.headline} {value:,.0f}" if value == int(value) else f"{self.headline} {value:.4g}"
 
     def verify(self) -> list[str]:
         """The names of files that are missing or whose bytes are not those that were recorded."""
