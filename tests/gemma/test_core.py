@@ -40,8 +40,8 @@ def test_a_fresh_model_is_fp32_tied_and_learns(name):
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
-    # A fresh model knows nothing: ln 128 = 4.85 nats, and a little more where its logits have a spread of about 1.
-    assert losses[0] == pytest.approx(4.85, abs=0.8)
+    # A fresh model knows nothing: ln 128 = 4.85 nats; Gemma 2's wider embedding spreads its logits by about 1.
+    assert losses[0] == pytest.approx(4.85, abs=0.4 if SHAPES[name].family == "gemma1" else 0.8)
     assert losses[-1] < 2.5
 
 
