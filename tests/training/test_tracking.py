@@ -47,6 +47,7 @@ def test_a_resumed_stage_continues_the_same_wandb_run(tmp_path: Path, monkeypatc
         tracker = Tracker(auto, out, {"seed": 0})
         tracker.log(first, {"loss": 1.0})
         tracker.finish({"loss": 1.0})
-    runs = sorted((out / "wandb").glob("offline-run-*"))
-    assert len(runs) >= 1
-    assert {path.name.split("-", 3)[3] for path in runs} == {"mini-sft-12345678"}
+    # The folder's name is not the run's: two starts within a second get "-1" appended to it.
+    recorded = sorted((out / "wandb").glob("offline-run-*/run-*.wandb"))
+    assert recorded
+    assert {path.name for path in recorded} == {"run-mini-sft-12345678.wandb"}
