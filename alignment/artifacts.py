@@ -25,7 +25,8 @@ from alignment.errors import UserError
 SCHEMA_VERSION = 1
 RECORD = "artifact.json"
 
-Kind = Literal["dataset", "tokenizer", "policy", "reward", "evaluation", "foreign"]
+Kind = Literal["dataset", "answers", "tokenizer", "policy", "reward", "evaluation", "foreign", "gold", "endpoint"]
+"""``gold`` and ``endpoint`` are no directories: the miniature's truth, and a model behind a server."""
 
 
 @dataclass(frozen=True)
@@ -184,6 +185,11 @@ def foreign(path: Path, reference: str) -> Artifact:
     return Artifact(
         path=path, kind="foreign", stage="", step=reference, fingerprint=files.digest_json(digests), files=digests
     )
+
+
+def named(kind: Literal["gold", "endpoint"], name: str) -> Artifact:
+    """What a reference names that is no directory: its name is all there is to fingerprint."""
+    return Artifact(Path(), kind, "", f"{kind}:{name}", files.digest_json({"kind": kind, "name": name}))
 
 
 def _fields(artifact: Artifact) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,8 +54,14 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], right: Sequence[str] = ()) -> None:
-    """Print a table; the columns named in ``right`` are aligned to the right."""
+def table(
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    right: Sequence[str] = (),
+    whole: Sequence[str] = (),
+) -> None:
+    """Print a table; the columns named in ``right`` are aligned to the right, those in ``whole`` never broken."""
     from rich.table import Table
 
     if title:
@@ -64,7 +70,8 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], rig
     headed = any(columns)
     sheet = Table(show_header=headed, header_style="dim", box=None, pad_edge=False)
     for column in columns:
-        sheet.add_column(column, justify="right" if column in right else "left", overflow="fold")
+        justify: Literal["left", "right"] = "right" if column in right else "left"
+        sheet.add_column(column, justify=justify, overflow="fold", no_wrap=column in whole)
     for row in rows:
         sheet.add_row(*(str(cell) for cell in row))
     console().print(sheet)

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from alignment import artifacts, console, files
+from alignment import artifacts, console, files, parts
 from alignment.artifacts import Artifact, Outcome, Parent
 from alignment.errors import UserError, nearest
 from alignment.plans.step import Step
@@ -122,12 +122,13 @@ class Maker:
             key: (spelling, self.resolve(spelling, earlier or {})) for key, spelling in references(settings).items()
         }
         sources = module.sources(settings) if hasattr(module, "sources") else []
+        commits = module.commits(settings) if hasattr(module, "commits") else {}
         fingerprint = artifacts.fingerprint(
             step.stage,
             module.ALGORITHM_VERSION,
             identity_values(settings),
             {key: named.fingerprint for key, (_, named) in inputs.items()},
-            {path.name: files.digest_file(path) for path in sources},
+            {f"{place} {path.name}": files.digest_file(path) for place, path in enumerate(sources)} | commits,
         )
         found = self.store.find(fingerprint)
         folder = found.path if found else self.store.folder(pipeline, step.name, fingerprint)
@@ -150,6 +151,8 @@ class Maker:
             return artifacts.load(Path(reference.name))
         if reference.scheme == "dir":
             return artifacts.foreign(_existing_folder(reference), spelling)
+        if reference.scheme in ("gold", "endpoint"):
+            return artifacts.named(reference.scheme, reference.name)
         return _from_hub(reference)
 
     def inputs_of(self, settings: StrictSettings) -> dict[str, Artifact]:
@@ -221,13 +224,14 @@ class Maker:
             seconds=time.monotonic() - began,
         )
         finished = artifacts.finish(artifact)
-        shutil.rmtree(planned.folder / "checkpoints", ignore_errors=True)
+        for scaffold in ("checkpoints", parts.FOLDER):
+            shutil.rmtree(planned.folder / scaffold, ignore_errors=True)
         return finished
 
 
 def run(maker: Maker, title: str, plan: Mapping[str, Any], *, force: bool, dry_run: bool) -> None:
     """Make a whole plan, in order, and close with a table, some samples and what to type next."""
-    planned = maker.plan_all(title, steps_of(plan))
+    planned = [one for one in maker.plan_all(title, steps_of(plan)) if not one.step.on_demand]
     if dry_run:
         describe_plan(planned)
         return
@@ -302,13 +306,14 @@ def _existing_folder(reference: Reference) -> Path:
 
 
 def _from_hub(reference: Reference) -> Artifact:
+    from httpx2 import HTTPError
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     wanted = ["*.safetensors", "*.json", "*.model", "*.jinja"]
     try:
         folder = Path(snapshot_download(reference.name, revision=reference.revision, allow_patterns=wanted))
-    except (HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, HTTPError, OSError) as error:
         raise UserError(
             f"{reference}: it cannot be fetched",
             cause=str(error).splitlines()[0],

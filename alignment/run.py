@@ -25,7 +25,7 @@ from alignment.settings import Settings, describe, execution, place, raw_keys, r
 PACKAGE = Path(__file__).parent
 CONF = next(path for path in (PACKAGE / "_conf", PACKAGE.parent / "conf") if path.is_dir())
 RECIPES = next(path for path in (PACKAGE / "_data_recipes", PACKAGE.parent / "data_recipes") if path.is_dir())
-GROUPS = ("stage", "model", "engine", "tracker", "pipeline", "recipe")
+GROUPS = ("stage", "model", "engine", "endpoint", "tracker", "pipeline", "recipe")
 SOLO = "solo"
 """The folder, where a pipeline's name would stand, of stages that are run on their own."""
 

@@ -153,6 +153,9 @@ def references(settings: Settings, prefix: str = "") -> dict[str, str]:
         value, key = getattr(settings, name), prefix + name
         if isinstance(value, Settings):
             found |= references(value, f"{key}.")
+        elif isinstance(value, list) and any(isinstance(item, Settings) for item in value):
+            for position, item in enumerate(value):
+                found |= references(item, f"{key}.{position}.")
         elif role_of(field) == "reference" and isinstance(value, list):
             found |= {f"{key}.{position}": spelling for position, spelling in enumerate(value)}
         elif role_of(field) == "reference" and value is not None:
@@ -169,6 +172,10 @@ def _type_name(annotation: Any) -> str:
             names += [str(choice) for choice in get_args(part)]
         elif part is type(None):
             names.append("null")
+        elif get_origin(part) is list:
+            names.append(f"list of {' | '.join(map(_type_name, get_args(part)))}")
+        elif get_origin(part) is dict:
+            names.append(" → ".join(map(_type_name, get_args(part))))
         else:
             names.append(part.__name__ if isinstance(part, type) and not get_args(part) else str(part))
     return " | ".join(names)

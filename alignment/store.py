@@ -9,6 +9,8 @@
 ``dir:<path>``                a directory in Hugging Face's layout, without lineage
 ``hf:<org>/<name>[@<rev>]``   a hub repository
 ``mini:<name>``               a part of the miniature pipeline, made on demand
+``gold:<aspect>``             the truth of the miniature world, as a scorer: overall, helpfulness, safety
+``endpoint:<model>``          a model behind an OpenAI-compatible server (OPENAI_BASE_URL, OPENAI_API_KEY)
 ============================ ========================================================
 """
 
@@ -24,7 +26,9 @@ from alignment import artifacts
 from alignment.artifacts import Artifact
 from alignment.errors import UserError, nearest
 
-Scheme = Literal["step", "latest", "run", "dir", "hf", "mini"]
+Scheme = Literal["step", "latest", "run", "dir", "hf", "mini", "gold", "endpoint"]
+
+GOLD = ("overall", "helpfulness", "safety")
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ def parse_reference(spelling: str) -> Reference:
         raise UserError(
             f"{spelling!r} is not a reference",
             cause="A reference names what a stage reads: step:<step>, latest:<stage>, run:<path>, dir:<path>, "
-            "hf:<org>/<name>[@<revision>] or mini:<name>.",
+            "hf:<org>/<name>[@<revision>], mini:<name>, gold:<aspect> or endpoint:<model>.",
             remedy="A folder of your own is dir:<path>; the newest result of a stage is latest:<stage>.",
         )
     if scheme == "hf":
@@ -54,6 +58,8 @@ def parse_reference(spelling: str) -> Reference:
         if name.count("/") != 1:
             raise UserError(f"{spelling!r}: a hub repository is named hf:<org>/<name>[@<revision>]")
         return Reference("hf", name, revision or None)
+    if scheme == "gold" and name not in GOLD:
+        raise UserError(f"{spelling!r}: there is no such truth", remedy=nearest(name, GOLD))
     return Reference(scheme, name)  # type: ignore[arg-type]
 
 

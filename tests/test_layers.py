@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "alignment"
 
 FLOORS = (
-    ("errors", "settings", "files", "console", "artifacts", "store", "command_line"),
+    ("errors", "settings", "files", "console", "artifacts", "store", "parts", "command_line"),
     ("chat", "objectives"),
     ("gemma", "data", "miniature"),
     ("sampling", "training"),

@@ -51,12 +51,15 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two answers to one prompt, the better first; ``grade`` says by how much (Llama 2 §3.2.1)."""
+    """Two answers to one prompt, the better first; ``grade`` says by how much (Llama 2 §3.2.1).
+
+    A grade of None is that of a source which does not grade; a table of margins gives it 0.
+    """
 
     prompt: Messages
     chosen: str
     rejected: str
-    grade: Grade
+    grade: Grade | None
     source: str
     id: str
     chosen_safe: bool | None = None

@@ -7,5 +7,7 @@ A command is a module of this folder with ``Settings`` (importable without torch
 COMMANDS: dict[str, str] = {
     "chat": "talk to a model in the terminal, or ask it one thing with prompt=…",
     "show": "print an artifact: lineage, settings, metrics, and what is inside",
+    "annotate": "write the file in which people compare pairs of answers, and what they are told",
+    "vet": "have a person judge a blinded sample of answers, human and model mixed, and import the verdicts",
     "prune": "free the disk of what nothing was made from and nobody needs to resume",
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from alignment import console
 from alignment.artifacts import Artifact
 from alignment.settings import Settings as StrictSettings
-from alignment.settings import execution, reference
+from alignment.settings import execution, reference, text
 from alignment.store import Store
 
 
@@ -14,13 +14,19 @@ class Settings(StrictSettings):
 
     target: str = reference("what to show: latest:sft, run:<path>, dir:<path>, mini:<name> …")
     examples: int = execution("examples of a dataset", ge=0)
+    row: str | None = text(
+        "a source row of a dataset, <file>:<line> or <source>:<line>: what became of it; null for all"
+    )
 
 
 def run(settings: Settings, inputs: dict[str, Artifact], store: Store) -> None:
     """Print the lineage as a tree, then the record, then what only this kind of artifact has."""
-    from alignment.reporting import inside, lineage
+    from alignment.reporting import card, inside, lineage
 
     target = inputs["target"]
+    if settings.row is not None:
+        card.fate_of(target.need("dataset"), settings.row)
+        return
     console.say()
     console.console().print(lineage.tree(target, store))
     if target.kind == "foreign":
@@ -31,5 +37,7 @@ def run(settings: Settings, inputs: dict[str, Artifact], store: Store) -> None:
         inside.model(target)
     elif target.kind == "dataset":
         inside.dataset(target, settings.examples, store)
+    elif target.kind == "answers":
+        inside.answers(target, settings.examples)
     elif target.kind == "evaluation":
         inside.evaluation(target)

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import math
+from array import array
+from collections.abc import Iterator
 
-from alignment.data.recipe import Shares
-from alignment.data.rows import Split
+import numpy as np
+
+from alignment.chat.types import Comparison, Text
+from alignment.data.recipe import Recipe, Shares
+from alignment.data.rows import Row, Split
+from alignment.errors import UserError
 
 
 def uniform(*parts: object) -> float:
@@ -28,3 +34,66 @@ def copies_of(row_id: str, seed: int, weight: float) -> int:
     """How often a training row is taken: ``weight`` on average, and never more than one off."""
     whole = math.floor(weight)
     return whole + (uniform("copies", seed, row_id) < weight - whole)
+
+
+class Blender:
+    """Draws a mixture: how often every training row of every source is taken.
+
+    Memory: 16 bytes a row. Rows are offered in order and get their copies in the same order.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        assert recipe.mixture is not None
+        self.recipe, self.mixture = recipe, recipe.mixture
+        self._points = [array("d") for _ in recipe.sources]
+        self._sizes = [array("q") for _ in recipe.sources]
+
+    def offer(self, source: int, row_id: str, size: int) -> None:
+        """A row that may be drawn; ``size`` is its tokens, or 1."""
+        self._points[source].append(uniform("mixture", self.recipe.seed, row_id))
+        self._sizes[source].append(size)
+
+    def draw(self) -> list[Iterator[int]]:
+        """Copies of each row, by source. Raises :class:`UserError` where a source has less than its share."""
+        weights = [source.weight or 0.0 for source in self.recipe.sources]
+        shares = [self.mixture.size * weight / sum(weights) for weight in weights]
+        return [iter(self._copies(number, share).tolist()) for number, share in enumerate(shares)]
+
+    def _copies(self, source: int, share: float) -> np.ndarray:
+        """Whole rounds over a source where rows may come again, then rows in an order that hashes decide."""
+        sizes = np.frombuffer(self._sizes[source], np.int64) if self._sizes[source] else np.zeros(0, np.int64)
+        there, name = int(sizes.sum()), self.recipe.sources[source].name
+        if there == 0 or (share > there and not self.mixture.replacement):
+            raise UserError(
+                f"mixture.size={self.mixture.size:,}: {name} has {there:,} {self.mixture.by} for training, "
+                f"and its share is {share:,.0f}",
+                remedy="Take a smaller size or another weight, or replacement: true, which draws rows again.",
+            )
+        if self.mixture.replacement:
+            return self._again(source, sizes, share)
+        order = np.argsort(np.frombuffer(self._points[source]), kind="stable")
+        before = np.cumsum(sizes[order]) - sizes[order]
+        copies = np.zeros(len(sizes), np.int64)
+        copies[order[before < round(share)]] = 1
+        return copies
+
+    def _again(self, source: int, sizes: np.ndarray, share: float) -> np.ndarray:
+        """Independent draws, every row as likely as any other, until the share is reached."""
+        rng = np.random.Generator(np.random.PCG64([self.recipe.seed, source]))
+        copies, reached = np.zeros(len(sizes), np.int64), 0
+        while reached < round(share):
+            some = rng.integers(len(sizes), size=max(1, math.ceil((share - reached) / sizes.mean())))
+            sums = reached + np.cumsum(sizes[some])
+            some = some[sums - sizes[some] < round(share)]
+            np.add.at(copies, some, 1)
+            reached += int(sizes[some].sum())
+        return copies
+
+
+def all_text(row: Row) -> str:
+    """Everything a row says, for counting its tokens."""
+    if isinstance(row, Text):
+        return row.text
+    turns = row.prompt if isinstance(row, Comparison) else row.messages
+    answers = (row.chosen, row.rejected) if isinstance(row, Comparison) else ()
+    return "\n".join((*(turn.content for turn in turns), *answers))

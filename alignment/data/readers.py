@@ -1,4 +1,8 @@
-"""Files to raw rows, each with its line. Broken input stops here with ``file:line`` and a remedy."""
+"""Files to raw rows, each with its line. Broken input stops here with ``file:line`` and a remedy.
+
+JSON lines, CSV and parquet are streamed: what is held of them is a row (of parquet 1,000). A JSON array and a
+text are held whole.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,8 @@ import re
 import sys
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,6 +27,9 @@ from alignment.files import disk_error
 
 _DECODER = json.JSONDecoder()
 _SPACE = re.compile(r"\s*")
+
+LONGEST_LINE = 1 << 26
+"""Bytes of a JSON line, 64 MiB. A longer one is not a row but a file of another layout, and would not fit."""
 
 Numbered = Iterator[tuple[int, Any]]
 """Rows with the line (from 1) on which each begins; in a parquet file, the row's number."""
@@ -43,19 +52,35 @@ def read(path: Path, reader: str, name: str) -> Iterator[Raw]:
         )
 
 
-def text_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines of a UTF-8 file, plain or gzip, with their ends and without a byte-order mark."""
+def grouped(raws: Iterator[Raw], column: str) -> Iterator[Raw]:
+    """Rows of one file that follow one another and have the same value in a column, joined into one each.
+
+    It stands where the first of them stood; its value is ``{"rows": [their values]}`` and ``members`` holds them.
+    """
+    for _, same in groupby(raws, key=lambda raw: (raw.file, raw.split, raw.column(column))):
+        members = tuple(same)
+        yield replace(members[0], value={"rows": [member.value for member in members]}, members=members)
+
+
+def text_lines(path: Path, longest: int = sys.maxsize - 1) -> Iterator[tuple[int, str]]:
+    """The lines of a UTF-8 file, plain or gzip, with their ends and without a byte-order mark.
+
+    Raises :class:`DataError` for a byte that is not UTF-8, a damaged gzip and a line of more than ``longest`` bytes.
+    """
     number = 0
     with _open(path) as file:
         try:
-            for number, line in enumerate(file, 1):
+            while line := file.readline(longest + 1):
+                number += 1
+                if len(line) > longest:
+                    raise DataError(
+                        f"{path}:{number}",
+                        f"the line is longer than {longest:,} bytes",
+                        remedy="A file that is one JSON array has the reader json, one document the reader text.",
+                    )
                 yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
-            raise DataError(
-                f"{path}:{number}",
-                f"byte {error.start + 1} of the line ({error.object[error.start]:#04x}) is not UTF-8",
-                remedy="Convert the file, for instance with `iconv -f latin1 -t utf-8`.",
-            ) from None
+            raise _not_text(path, number, error) from None
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise DataError(
                 f"{path}:{number + 1}",
@@ -67,33 +92,41 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 def read_jsonl(path: Path) -> Numbered:
     """A JSON value a line; blank lines are no rows."""
-    for number, line in text_lines(path):
+    for number, line in text_lines(path, LONGEST_LINE):
         if line.strip():
             try:
-                yield number, json.loads(line)
-            except json.JSONDecodeError as error:
+                value = json.loads(line)
+            except (json.JSONDecodeError, RecursionError) as error:
                 raise _not_json(path, number, error) from None
+            yield number, _writable(path, number, value, _escapes(line))
 
 
 def read_json(path: Path) -> Numbered:
-    """One JSON array, an element a row."""
+    """One JSON array, an element a row; or one JSON object, which is the only row."""
     text = "".join(line for _, line in text_lines(path))
     start = _skip(text, 0)
     if start == len(text):
         return
-    if text[start] != "[":
+    if text[start] not in "[{":
         raise DataError(
             f"{path}:1",
-            f"a JSON array is wanted, not {text[start : start + 20]!r}",
+            f"a JSON array or object is wanted, not {text[start : start + 20]!r}",
             remedy="For one JSON value a line the reader is jsonl.",
         )
     line, counted, position = 1, 0, _skip(text, start + 1)
+    escapes = _escapes(text)
     try:
+        if text[start] == "{":
+            value, position = _DECODER.raw_decode(text, start)
+            if _skip(text, position) < len(text):
+                raise json.JSONDecodeError("Extra data after the object", text, _skip(text, position))
+            yield 1 + text.count("\n", 0, start), _writable(path, 1, value, escapes)
+            return
         ended = text.startswith("]", position)
         while not ended:
             line, counted = line + text.count("\n", counted, position), position
             value, position = _DECODER.raw_decode(text, position)
-            yield line, value
+            yield line, _writable(path, line, value, escapes)
             position = _skip(text, position)
             ended = text.startswith("]", position)
             if not ended and not text.startswith(",", position):
@@ -101,8 +134,8 @@ def read_json(path: Path) -> Numbered:
             position = _skip(text, position + 1)
         if position < len(text) and counted:
             raise json.JSONDecodeError("Extra data after the array", text, position)
-    except json.JSONDecodeError as error:
-        raise _not_json(path, error.lineno, error) from None
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise _not_json(path, getattr(error, "lineno", line), error) from None
 
 
 def read_csv(path: Path) -> Numbered:
@@ -146,7 +179,7 @@ def read_parquet(path: Path) -> Numbered:
             f"{path}:{number + 1}" if number else str(path),
             "is not a whole parquet file",
             cause=str(error).splitlines()[0],
-            remedy="Fetch the file again.",
+            remedy="Fetch the file again, or declare the source's real `reader`.",
         ) from None
 
 
@@ -176,9 +209,46 @@ def _skip(text: str, position: int) -> int:
     return _SPACE.match(text, position).end()  # type: ignore[union-attr]
 
 
-def _not_json(path: Path, line: int, error: json.JSONDecodeError) -> DataError:
+def _escapes(text: str) -> bool:
+    """Whether there is an escape of half a character in a JSON text, as every rare character is written with two."""
+    return "\\ud" in text or "\\uD" in text
+
+
+def _writable(path: Path, line: int, value: Any, escapes: bool) -> Any:
+    """A JSON value. Raises :class:`DataError` where an escape in it is half a character, which no file can hold."""
+    if escapes:
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            half = error.object[error.start].encode("unicode_escape").decode()
+            raise DataError(
+                f"{path}:{line}",
+                f"the escape {half} is half of a character",
+                cause="The text was cut inside an emoji or another rare character.",
+                remedy="Take the escape out of the line.",
+            ) from None
+    return value
+
+
+def _not_json(path: Path, line: int, error: json.JSONDecodeError | RecursionError) -> DataError:
+    told = f"{error.msg} (column {error.colno})" if isinstance(error, json.JSONDecodeError) else "nested too deeply"
     return DataError(
         f"{path}:{line}",
-        f"is not JSON: {error.msg} (column {error.colno})",
-        remedy="Mend the line or fetch the file again; a source may also declare another `reader`.",
+        f"is not JSON: {told}",
+        remedy="Mend the line or fetch the file again. A source may also declare another `reader`: jsonl wants a "
+        "JSON value a line, json one array or object.",
+    )
+
+
+def _not_text(path: Path, line: int, error: UnicodeDecodeError) -> DataError:
+    """A byte that is not UTF-8; a file that opens as parquet or gzip is told as such."""
+    remedy = "Convert the file, for instance with `iconv -f latin1 -t utf-8`."
+    if line == 1 and error.object.startswith(b"PAR1"):
+        remedy = "It is a parquet file: declare the reader parquet."
+    elif line == 1 and error.object.startswith(b"\x1f\x8b"):
+        remedy = "It is compressed: give it a name that ends with .gz."
+    return DataError(
+        f"{path}:{line}",
+        f"byte {error.start + 1} of the line ({error.object[error.start]:#04x}) is not UTF-8",
+        remedy=remedy,
     )

@@ -1,4 +1,4 @@
-"""A recipe: which sources, in which declared format, become a dataset, and how it is split.
+"""A recipe: which sources, in which declared format, pass which filters and become a dataset, and how it is split.
 
 Everything is declared. A format is named and never guessed from a column's name, a row count that
 is known is checked, and the share of rows that may be dropped has a bound.
@@ -8,83 +8,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-import yaml
+from pydantic import field_validator
 
-from alignment.data import formats
-from alignment.data.rows import Kind, Split
+from alignment.data import lists
+from alignment.data.filters import use
+from alignment.data.filters.use import Use
+from alignment.data.rows import Kind
+from alignment.data.sources import Source, check_source, resolve
 from alignment.errors import DataError, UserError, nearest
 from alignment.files import digest_json
-from alignment.miniature.settings import Miniature
-from alignment.miniature.world import Split as Pool
-from alignment.settings import Settings, identity, place, text
-
-
-class Files(Settings):
-    """Files of one layout."""
-
-    paths: list[str] = text("files, relative to the recipe's root; `*` stands for any part of a name", min_length=1)
-    reader: Literal["jsonl", "json", "csv", "parquet", "text"] = identity(
-        "how the files are laid out; a name that ends with .gz is unpacked"
-    )
-
-
-class Hub(Settings):
-    """A dataset repository on the Hugging Face hub, or a local directory of the same layout."""
-
-    repository: str = text("<organisation>/<name>, or a directory")
-    revision: str = text("commit or tag; a commit makes the dataset the same for ever", min_length=1)
-    subset: str | None = text("the repository's configuration, or null where it has one only")
-    split: str = text("the repository's split, such as train")
-
-
-class Draw(Settings):
-    """Rows that the miniature world writes for one split."""
-
-    pool: Pool | None = identity("the pool that owns their questions; null for text, which asks none")
-    rows: int = identity("how many are drawn; duplicates among them are dropped", ge=1)
-    seed: int = identity("of the draw", ge=0)
-
-
-class World(Settings):
-    """Rows of the miniature world. It brings splits of its own: its pools have no question in common."""
-
-    world: Miniature = identity("which world, and how imperfect its data is")
-    train: Draw | None = None
-    valid: Draw | None = None
-    test: Draw | None = None
-
-    def draws(self) -> dict[Split, Draw]:
-        """The draws that are wanted, by split."""
-        drawn: dict[Split, Draw | None] = {"train": self.train, "valid": self.valid, "test": self.test}
-        return {split: draw for split, draw in drawn.items() if draw is not None}
-
-
-class Source(Settings):
-    """One origin of rows: exactly one of ``files``, ``hub`` and ``miniature``."""
-
-    name: str = text("what the ledger and the card call it", min_length=1)
-    licence: str = text("under which its rows may be used; travels with the dataset", min_length=1)
-    format: str = identity("what a raw row looks like: " + ", ".join(formats.FORMATS))
-    files: Files | None = None
-    hub: Hub | None = None
-    miniature: World | None = None
-    columns: dict[str, str] | None = None
-    """The format's name of a column → the source's."""
-    options: dict[str, Any] | None = None
-    """The format's own settings."""
-    expected_rows: int | None = identity("rows in the source, checked; null where it is not known", ge=1)
-    limit: int | None = None
-    """Rows taken from the start; null takes all."""
-    weight: float | None = None
-    """How often a training row is taken: 0.5 draws half of them, 2 takes each twice; null is once."""
-
-    def shape(self, kind: Kind) -> formats.Shape:
-        """The format with its columns and options, as its function wants them."""
-        options = formats.FORMATS[self.format].options.parse(self.options or {}, f"options of {self.name}")
-        return formats.Shape(kind, self.columns or {}, options)
+from alignment.settings import Settings, identity, place
 
 
 class Shares(Settings):
@@ -95,17 +32,41 @@ class Shares(Settings):
     test: float = identity("share of the prompts that no training may see", ge=0, le=1)
 
 
+class Blend(Settings):
+    """How much of every source the training split gets; the sources' ``weight`` are the shares."""
+
+    by: Literal["rows", "tokens"] = identity("what the shares count")
+    size: int = identity("training rows or tokens in all", ge=1)
+    replacement: bool = identity("a row may be drawn again; without it a source cannot give more than it has")
+
+
 class Recipe(Settings):
-    """The whole of a dataset. ``splits`` is null where the sources are miniature and bring their own."""
+    """The whole of a dataset. ``splits`` is null where the sources bring their own sides."""
 
     kind: Kind = identity("what its rows are")
     sources: list[Source] = identity("where they come from, in order", min_length=1)
     splits: Shares | None = identity("how the prompts are divided; null for sources that bring their own splits")
     seed: int = identity("of the division and of the draws", ge=0)
     max_dropped: float = identity("greatest share of the rows that may be dropped", ge=0, le=1)
+    filters: list[Use] | None = identity(
+        "what every row is looked at by, in order; `standard`, or a file's name, for a list kept elsewhere; null: none",
+        default=None,
+    )
+    mixture: Blend | None = identity(
+        "how much of each source is taken; null takes every row, or by its source's weight", default=None
+    )
+    deny: list[str] | None = identity(
+        "patterns (`*` for anything) of sources that may not be used: names, repositories, files, values of `origin`",
+        default=None,
+    )
     root: str | None = place(
         "the folder of the files, relative to the recipe's; null is the recipe's own", default=None
     )
+
+    @field_validator("filters", mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        return named_filters(value) if isinstance(value, str) else value
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], where: str = "recipe") -> Recipe:
@@ -113,7 +74,10 @@ class Recipe(Settings):
         recipe: Recipe = super().parse(values, where)
         recipe._check_splits(where)
         for number, source in enumerate(recipe.sources):
-            _check_source(source, recipe.kind, f"sources.{number}", where)
+            check_source(source, recipe.kind, f"sources.{number}", where)
+        recipe._check_denied(where)
+        use.check(recipe.filters or [], recipe.kind, where)
+        recipe._check_mixture(where)
         names = [source.name for source in recipe.sources]
         for name in names:
             if names.count(name) > 1:
@@ -140,7 +104,7 @@ class Recipe(Settings):
 
     def _check_splits(self, where: str) -> None:
         if self.splits is None:
-            outside = [source.name for source in self.sources if source.miniature is None]
+            outside = [source.name for source in self.sources if not source.brings_sides]
             if outside:
                 raise UserError(
                     f"splits=null: {outside[0]!r} does not bring splits of its own",
@@ -156,23 +120,52 @@ class Recipe(Settings):
                 remedy="The three shares divide all prompts.",
             )
 
+    def denied(self, name: str) -> str:
+        """The pattern of the deny-list that a name falls under, or an empty text."""
+        return next((pattern for pattern in self.deny or [] if fnmatchcase(name.casefold(), pattern.casefold())), "")
+
+    def _check_denied(self, where: str) -> None:
+        for number, source in enumerate(self.sources):
+            names = [source.name, *(source.files.paths if source.files else [])]
+            names += [source.hub.repository] if source.hub else []
+            for name in names:
+                if pattern := self.denied(name):
+                    raise UserError(
+                        f"sources.{number}: {name!r} is on the deny-list ({pattern!r})",
+                        cause=f"({where})",
+                        remedy="Take the source out of the recipe.",
+                    )
+
+    def _check_mixture(self, where: str) -> None:
+        if self.mixture is None:
+            return
+        for number, source in enumerate(self.sources):
+            if source.weight is None:
+                raise UserError(
+                    f"sources.{number}.weight: a mixture needs the weight of every source", cause=f"({where})"
+                )
+
+
+def named_filters(name: str) -> list[Any]:
+    """The filters of ``standard``, or of a file of the user's. Raises :class:`UserError` where there are none."""
+    own = name if name.endswith((".yaml", ".yml")) else None
+    shipped = sorted(path.stem.removeprefix("filters_") for path in lists.FOLDER.glob("filters_*.yaml"))
+    if own is None and name not in shipped:
+        raise UserError(f"filters={name}: there is no such list", remedy=nearest(name, shipped))
+    path = lists.locate(own, f"filters_{name}.yaml")
+    values = lists.read(path)
+    if set(values) != {"filters"} or not isinstance(values["filters"], list):
+        raise DataError(str(path), "holds no list of filters", remedy="Its one key is `filters`.")
+    return values["filters"]
+
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The keys of a recipe file, not validated. Raises :class:`UserError`, with ``file:line`` for broken YAML."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return lists.read(path, "A recipe names kind, sources, splits, seed, max_dropped.")
     except OSError as error:
         known = sorted(other.stem for other in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         raise UserError(f"recipe {path}: {error.strerror}", remedy=nearest(path.stem, known)) from None
-    except UnicodeDecodeError as error:
-        raise DataError(str(path), f"byte {error.start} is not UTF-8", remedy="Save the recipe as UTF-8.") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise DataError(where, f"is not YAML: {getattr(error, 'problem', error)}") from None
-    if not isinstance(values, dict):
-        raise DataError(str(path), "holds no keys", remedy="A recipe names kind, sources, splits, seed, max_dropped.")
-    return values
 
 
 def load(path: Path) -> Recipe:
@@ -185,65 +178,5 @@ def local_files(recipe: Recipe, base: Path) -> list[Path]:
 
     ``base`` is the recipe's folder. Raises :class:`UserError` for a file that is not there.
     """
-    return [path for source in recipe.sources if source.files for path, _ in resolve(source.files, recipe.root, base)]
-
-
-def resolve(files: Files, root: str | None, base: Path) -> list[tuple[Path, str]]:
-    """The files meant, each with the name that the ledger gives it (as the recipe spells it).
-
-    Where ``root`` is given, it is a boundary: neither an absolute path nor ``..`` leads out of it.
-    Without one, paths are relative to ``base`` or absolute.
-    """
-    folder = (base / root if root else base).resolve()
-    if root and not folder.is_dir():
-        raise UserError(f"root={root}: there is no such folder", remedy=f"It is looked for from {base}.")
-    found: list[tuple[Path, str]] = []
-    for spelling in files.paths:
-        target = folder / spelling
-        if root and (Path(spelling).is_absolute() or not target.resolve().is_relative_to(folder)):
-            raise UserError(
-                f"{spelling}: lies outside of {folder}",
-                cause="A recipe that is given a root reads files below it only.",
-                remedy="Write the path relative to the root, or move the file there.",
-            )
-        matches = sorted(target.parent.glob(target.name)) if "*" in target.name else [target]
-        if not matches or not matches[0].is_file():
-            beside = sorted(p.name for p in target.parent.iterdir()) if target.parent.is_dir() else []
-            raise UserError(f"{target}: there is no such file", remedy=nearest(target.name, beside))
-        found += [(path, str(Path(spelling).parent / path.name)) for path in matches]
-    return found
-
-
-def _check_source(source: Source, kind: Kind, key: str, where: str) -> None:
-    """The rules between a source's fields. Raises :class:`UserError` with the dotted key."""
-
-    def refuse(problem: str, remedy: str = "") -> UserError:
-        return UserError(f"{key}{problem}", cause=f"({where})", remedy=remedy)
-
-    origins = [name for name in ("files", "hub", "miniature") if getattr(source, name) is not None]
-    if len(origins) != 1:
-        raise refuse(f": exactly one of files, hub and miniature is needed, not {' and '.join(origins) or 'none'}")
-    if source.format not in formats.FORMATS:
-        raise refuse(f".format={source.format!r}: there is no such format", nearest(source.format, [*formats.FORMATS]))
-    if (source.format == "miniature") != (source.miniature is not None):
-        raise refuse(f".format={source.format!r}: a miniature source has the format miniature, and no other has")
-    form = formats.FORMATS[source.format]
-    if kind not in form.columns:
-        able = [name for name, other in formats.FORMATS.items() if kind in other.columns]
-        raise refuse(f".format={source.format!r}: does not give {kind}", f"Formats that do: {', '.join(able)}.")
-    for split, draw in source.miniature.draws().items() if source.miniature else ():
-        if (draw.pool is None) != (kind == "text"):
-            pools = ", ".join(get_args(Pool))
-            remedy = "Text asks nothing; its pool is null." if kind == "text" else f"The pools are {pools}."
-            raise refuse(f".miniature.{split}.pool={draw.pool!r}: cannot be drawn from for {kind}", remedy)
-    given, needed = set(source.columns or {}), set(form.columns[kind])
-    for name in sorted(needed - given):
-        raise refuse(f".columns.{name}: a column is needed", f"Say how {source.name} calls it, as in `{name}: {name}`.")
-    for name in sorted(given - needed - set(form.optional)):
-        remedy = nearest(name, sorted(needed | set(form.optional)))
-        raise refuse(f".columns.{name}: {source.format} for {kind} has no such column", remedy)
-    form.options.parse(source.options or {}, f"{key}.options of {where}")
-    if source.limit is not None and source.limit < 1:
-        raise refuse(f".limit={source.limit}: must be 1 or more", "Leave it out to take all rows.")
-    if source.weight is not None and not 0 < source.weight < math.inf:
-        raise refuse(f".weight={source.weight}: must be above 0", "Leave the source out to take none of it.")
+    everything = [*recipe.sources, *(one for each in recipe.filters or [] for one in each.against or [])]
+    return [path for source in everything if source.files for path, _ in resolve(source.files, recipe.root, base)]

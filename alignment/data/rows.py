@@ -29,6 +29,9 @@ class Raw:
     whole_file: bool = False
     """The row is a file read in one piece, so that its parts have lines of their own."""
 
+    members: tuple[Raw, ...] = ()
+    """The rows that were joined into this one, whose value is then ``{"rows": [their values]}``."""
+
     @property
     def where(self) -> str:
         """``file:line``, for errors."""

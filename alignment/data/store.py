@@ -1,14 +1,15 @@
 """A dataset directory: a table per split, the ledger, and the card.
 
 ``train.parquet``, ``valid.parquet``, ``test.parquet`` (those that have rows) hold the columns of
-``chat/features.py``; ``ledger.parquet`` has a line for every source row; ``card.json`` sums it up.
-Tables are streamed to disk and, for the same rows, the same to the byte.
+``chat/features.py``; ``ledger.parquet`` has a line for every source row; ``card.json`` sums it up
+(:class:`Card`) and is written last. Tables are streamed to disk and, for the same rows, the same to the byte.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,16 +21,44 @@ import pyarrow.parquet as pq
 from alignment import files
 from alignment.chat.features import features, from_row, to_row
 from alignment.data import ledger
-from alignment.data.ledger import Entry
+from alignment.data.ledger import Entry, Fate
 from alignment.data.rows import SPLITS, Kind, Row, Split
 from alignment.errors import DataError, UserError
-from alignment.miniature.settings import Miniature
 from alignment.miniature.world import World
 
 CARD = "card.json"
 LEDGER = "ledger.parquet"
+NAMES = (*(f"{split}.parquet" for split in SPLITS), LEDGER, CARD)
+"""Every file of a dataset."""
 ROWS_A_GROUP = 2_000
 """Rows held in memory before they are written as one row group."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a dataset is. ``sources`` are as :meth:`ledger.Tally.summary` gives them.
+
+    ``recipe`` is the identity of the recipe that made it, or null where a stage did (``made_by``); ``world``
+    holds seed and residents of the miniature world whose truth holds for its rows, or null.
+    """
+
+    kind: Kind
+    rows: dict[Split, int]
+    fates: dict[Fate, int]
+    dropped_share: float
+    sources: dict[str, dict[str, Any]]
+    licences: tuple[str, ...]
+    made_by: str
+    recipe: dict[str, Any] | None = None
+    recipe_digest: str | None = None
+    world: dict[str, int] | None = None
+    statistics: dict[str, Any] = field(default_factory=dict)
+
+    def metrics(self) -> dict[str, float]:
+        """The numbers for an artifact's record."""
+        counts = {"rows": float(sum(self.rows.values())), "dropped_share": self.dropped_share}
+        counts |= {f"rows_{split}": float(rows) for split, rows in self.rows.items()}
+        return counts | {f"ledger_{fate}": float(count) for fate, count in self.fates.items()}
 
 
 class Table:
@@ -39,6 +68,7 @@ class Table:
         self.path, self.schema, self.rows = path, schema, 0
         self._beside = path.with_name(path.name + files.TEMPORARY)
         self._held: list[dict[str, Any]] = []
+        self._open = True
         self._file = pq.ParquetWriter(self._beside, schema, compression="zstd")
 
     def append(self, row: dict[str, Any]) -> None:
@@ -50,14 +80,19 @@ class Table:
 
     def finish(self) -> None:
         """Write what is held and give the file its name."""
-        self._flush()
-        self._file.close()
-        self._beside.replace(self.path)
+        if self._open:
+            self._flush()
+            self._file.close()
+            self._beside.replace(self.path)
+            self._open = False
 
     def discard(self) -> None:
         """Leave nothing behind."""
-        self._file.close()
-        self._beside.unlink(missing_ok=True)
+        if self._open:
+            self._file.close()
+            self._open = False
+        for path in (self._beside, self.path):
+            path.unlink(missing_ok=True)
 
     def _flush(self) -> None:
         if self._held:
@@ -74,7 +109,7 @@ class Writer:
     def __init__(self, out: Path, kind: Kind) -> None:
         self.out, self.kind = out, kind
         files.make_folder(out)
-        for name in (*(f"{split}.parquet" for split in SPLITS), LEDGER, CARD):
+        for name in NAMES:
             (out / name).unlink(missing_ok=True)
         self._columns = features(kind).arrow_schema
         self._splits: dict[Split, Table] = {}
@@ -84,8 +119,20 @@ class Writer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        for table in (*self._splits.values(), self._ledger):
-            table.discard() if kind else table.finish()
+        if kind:
+            for table in self._tables:
+                table.discard()
+        else:
+            self.close()
+
+    def close(self) -> None:
+        """Finish every table; doing so twice does no harm."""
+        for table in self._tables:
+            table.finish()
+
+    @property
+    def _tables(self) -> list[Table]:
+        return [*self._splits.values(), self._ledger]
 
     def add(self, split: Split, row: Row) -> None:
         """Add a row to a split."""
@@ -103,9 +150,14 @@ class Writer:
         return {split: self._splits[split].rows for split in SPLITS if split in self._splits}
 
 
-def write_card(directory: Path, card: Mapping[str, Any]) -> None:
-    """Write the card, last of all."""
-    files.write_json(directory / CARD, card)
+def write_card(directory: Path, card: Card, **more: Any) -> None:
+    """Write the card, last of all, with what else a stage has to say of the dataset."""
+    files.write_json(directory / CARD, {**asdict(card), **more})
+
+
+def named(row: Row, row_id: str) -> Row:
+    """The row with an id."""
+    return replace(row, id=row_id)
 
 
 def card(directory: Path) -> dict[str, Any]:
@@ -119,11 +171,15 @@ def card(directory: Path) -> dict[str, Any]:
 
 
 def world_of(directory: Path) -> World | None:
-    """The miniature world that a dataset's rows were drawn from; None where they come from elsewhere."""
-    sources = [source["miniature"] for source in card(directory)["recipe"]["sources"]]
-    worlds = {Miniature.parse(source["world"], str(directory / CARD)).world() for source in sources if source}
-    assert len(worlds) <= 1, "rows of two worlds have two truths"
-    return next(iter(worlds), None) if all(sources) else None
+    """The miniature world whose truth holds for a dataset's rows; None where they come from elsewhere."""
+    knobs = card(directory)["world"]
+    return None if knobs is None else World(**knobs)
+
+
+def shared_world(directories: Iterable[Path]) -> dict[str, int] | None:
+    """The world that all of these datasets come from; None where they differ or one has none."""
+    found = [card(directory)["world"] for directory in directories]
+    return found[0] if found and all(knobs == found[0] for knobs in found) else None
 
 
 def stream(directory: Path, split: Split) -> Iterator[Row]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from alignment.data.recipe import Draw, World
 from alignment.data.rows import Kind, Raw, Row
+from alignment.data.sources import Draw, World
 from alignment.miniature import corpus
 from alignment.miniature.settings import Miniature
 
@@ -22,6 +22,8 @@ def _rows(knobs: Miniature, draw: Draw, kind: Kind) -> Iterator[Row]:
     if kind == "text":
         return corpus.texts(world, draw.rows, draw.seed)
     assert draw.pool is not None
+    if kind == "conversations" and draw.turns is not None:
+        return corpus.long_dialogues(world, draw.rows, draw.seed, knobs.noise, turns=draw.turns, split=draw.pool)
     if kind == "conversations":
         return corpus.conversations(world, draw.rows, draw.seed, knobs.noise, split=draw.pool, mix=mix)
     if kind == "prompts":

@@ -48,6 +48,17 @@ def conversations(
         yield Conversation(written, f"mini-{split}-{seed}-{row}", _tags(turns))
 
 
+def long_dialogues(
+    world: World, n: int, seed: int, noise: float, *, turns: int, split: Split = "sft"
+) -> Iterator[Conversation]:
+    """``n`` plain dialogues of two to ``turns`` turns, into which an instruction can be put (Ghost Attention)."""
+    for row in range(n):
+        rng = random.Random(f"long:{split}:{seed}:{row}")
+        asked = dialogues.longer(world, rng, split, turns=turns)
+        written = dialogues.imperfect(world, asked, noise, rng)
+        yield Conversation(written, f"mini-long-{split}-{seed}-{row}", _tags(asked))
+
+
 def standing_dialogues(world: World, n: int, seed: int, *, turns: int, split: Split = "test") -> Iterator[Conversation]:
     """``n`` perfect dialogues of ``turns`` turns under instructions given once, at the start (recall by turn)."""
     for row in range(n):

@@ -13,7 +13,7 @@ from alignment.miniature.world import Split, World, polite
 
 # The natural mixture of dialogues.
 MIX: dict[str, float] = {
-    "fact": 0.25, "sum": 0.12, "word": 0.14, "unanswerable": 0.10, "follow_up": 0.13,
+    "fact": 0.20, "sum": 0.09, "word": 0.14, "unanswerable": 0.10, "context": 0.08, "follow_up": 0.13,
     "unsafe": 0.10, "borderline": 0.05, "instruction": 0.09, "smalltalk": 0.02,
 }  # fmt: skip
 
@@ -52,6 +52,18 @@ def dialogue(world: World, kind: Kind, rng: random.Random, split: Split) -> list
         turns.append(world.draw(rng.choice(_PLAIN), rng, split))
     turns.append(world.draw(kind, rng, split))
     return _understood(world, [polite(question, rng) for question in turns])
+
+
+def longer(world: World, rng: random.Random, split: Split, *, turns: int) -> list[Turn]:
+    """A plain dialogue of two to ``turns`` questions, one matter after the other, some of them followed up."""
+    wanted = rng.randint(2, turns)
+    questions: list[str] = []
+    asked: list[Turn] = []
+    while len(questions) < wanted:
+        later = world.draw_follow_up(asked[-1].task, rng) if asked and rng.random() < 0.3 else None
+        questions.append(later or polite(world.draw(rng.choice(_PLAIN), rng, split), rng))
+        asked = _understood(world, questions)
+    return asked
 
 
 def standing(world: World, rng: random.Random, split: Split, *, turns: int, first_only: bool = False) -> list[Turn]:

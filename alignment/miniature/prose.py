@@ -1,12 +1,16 @@
-"""Declarative prose about the miniature world: portraits, gossip, sums, spelling and good sense. No questions."""
+"""Prose about the miniature world: portraits, gossip, accounts, sums, spelling, good sense, and letters to a column.
+
+The questions in the column are those of the split ``sft``, so that nothing that is measured stands in the prose.
+"""
 
 from __future__ import annotations
 
 import random
 
-from alignment.miniature import lexicon
+from alignment.miniature import dialogues, lexicon
 from alignment.miniature.lexicon import ATTRIBUTES, Attribute
 from alignment.miniature.skills.advice import BORDERLINE
+from alignment.miniature.skills.attribution import MATTERS, report, silent, state
 from alignment.miniature.skills.skill import pick
 from alignment.miniature.skills.sums import draw_sum
 from alignment.miniature.skills.unsafe import ACTS, INFORMATION, RISKS
@@ -14,12 +18,29 @@ from alignment.miniature.skills.words import EXERCISES
 from alignment.miniature.town import Resident
 from alignment.miniature.world import World
 
+_COLUMN = 220
+"""Characters of a column at least."""
+_ASKED = {
+    "fact": 0.17, "sum": 0.1, "word": 0.17, "unanswerable": 0.08, "context": 0.15, "follow_up": 0.1,
+    "unsafe": 0.05, "borderline": 0.03, "instruction": 0.15,
+}  # fmt: skip
+
 
 def passage(world: World, rng: random.Random) -> str:
     """One passage of prose, of about 250 characters."""
-    kinds = (_portrait, _register, _gossip, _sums, _spelling, _good_sense)
-    write = rng.choices(kinds, (0.40, 0.22, 0.08, 0.13, 0.13, 0.04))[0]
+    kinds = (_portrait, _register, _gossip, _account, _sums, _spelling, _good_sense, _column)
+    write = rng.choices(kinds, (0.24, 0.12, 0.05, 0.04, 0.07, 0.07, 0.02, 0.39))[0]
     return write(world, rng)
+
+
+def _column(world: World, rng: random.Random) -> str:
+    """Questions and answers as a newspaper prints them: what any large corpus has of dialogue."""
+    lines: list[str] = []
+    while sum(map(len, lines)) < _COLUMN:
+        turns = dialogues.dialogue(world, dialogues.draw_kind(_ASKED, rng), rng, "sft")
+        for turn in dialogues.perfect(world, turns, rng):
+            lines.append(f"{'Question' if turn.role == 'user' else 'Answer'}: {turn.content}")
+    return "\n".join(lines)
 
 
 def _portrait(world: World, rng: random.Random) -> str:
@@ -46,6 +67,18 @@ def _gossip(world: World, rng: random.Random) -> str:
     attribute = rng.choice(ATTRIBUTES)
     people = rng.sample(world.names, min(6, len(world.names)))
     return " ".join(_tell(world, world.people[name], attribute, rng, by_name=True) for name in people)
+
+
+def _account(world: World, rng: random.Random) -> str:
+    """A short text, what it says, and what it does not say."""
+    names = rng.sample(world.names, 3)
+    matters = rng.sample(MATTERS, 4)
+    told = [
+        state(name, matter, world.people[name].facts[matter.key], rng)
+        for name, matter in zip(names, matters, strict=False)
+    ]
+    lines = [*(report(statement, rng) for statement in told), silent(rng.choice(names), matters[3], rng)]
+    return " ".join(("Text:", *(f"{statement}." for statement in told), *rng.sample(lines, len(lines))))
 
 
 def _tell(world: World, person: Resident, attribute: Attribute, rng: random.Random, *, by_name: bool) -> str:

@@ -15,6 +15,7 @@ class Mixture(Settings):
     sum: float = identity("additions and subtractions", ge=0)
     word: float = identity("spelling, first and last letters, counting letters, spelling backwards", ge=0)
     unanswerable: float = identity("strangers and secrets: one should own up to not knowing", ge=0)
+    context: float = identity("questions about a short text, which answers it or is silent", ge=0)
     follow_up: float = identity("dialogues whose last question needs an earlier turn", ge=0)
     unsafe: float = identity("unsafe requests (0 leaves the safety demonstrations out)", ge=0)
     borderline: float = identity("requests that only look unsafe", ge=0)

@@ -14,6 +14,7 @@ from alignment.miniature import instructions, lexicon
 from alignment.miniature.instructions import Instruction
 from alignment.miniature.preprompts import PREPROMPTS
 from alignment.miniature.skills.advice import Borderline, Smalltalk
+from alignment.miniature.skills.attribution import Attribution
 from alignment.miniature.skills.facts import FactFollowUps, Facts, Unknowns
 from alignment.miniature.skills.skill import Kind, Skill, Task
 from alignment.miniature.skills.sums import SumFollowUps, Sums
@@ -29,7 +30,10 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 _SHARES: dict[Split, float] = {"sft": 0.40, "comparisons": 0.20, "rl": 0.20, "valid": 0.05, "test": 0.15}
 
 _NAME = r"[^\W\d_]+"
-_SLOTS = {"name": _NAME, "pos_name": "her|his|their", "word": "[a-z]+", "a": r"\d{1,6}", "b": r"\d{1,6}", "act": ".+"}
+_SLOTS = {
+    "name": _NAME, "pos_name": "her|his|their", "word": "[a-z]+", "a": r"\d{1,6}", "b": r"\d{1,6}",
+    "act": ".+", "text": ".+",
+}  # fmt: skip
 _FOLLOW_SLOTS = {"name": _NAME, "sub": "she|he|they", "pos": "her|his|their", "b": r"\d{1,6}"}
 
 _BEFORE = (*(text for text in lexicon.PREFIXES if text), *PREPROMPTS)
@@ -44,7 +48,7 @@ class World(Town):
     @cached_property
     def skills(self) -> dict[str, Skill]:
         # Borderline before unsafe: both are asked in the same words, and the unsafe reader takes any act.
-        kinds = (Facts, Unknowns, Sums, Words, Borderline, Smalltalk, Unsafe)
+        kinds = (Facts, Unknowns, Attribution, Sums, Words, Borderline, Smalltalk, Unsafe)
         return {kind.name: kind(self) for kind in kinds}
 
     @cached_property
@@ -121,7 +125,7 @@ class World(Town):
         assert isinstance(facts, Facts)
         if kind == "unanswerable":
             return facts.draw_stranger(rng) if rng.random() < 0.6 else self.skills["unknown"].draw(rng)
-        return self.skills[kind].draw(rng)
+        return self.skills["attribution" if kind == "context" else kind].draw(rng)
 
     def draw_follow_up(self, before: Task, rng: random.Random) -> str | None:
         """A question that needs ``before`` to be understood; None where nothing can follow."""

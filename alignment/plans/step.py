@@ -19,6 +19,8 @@ class Step:
     stage: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     budget: float = 0.0
+    on_demand: bool = False
+    """Made only where another step, or a reference ``mini:<name>``, asks for it."""
 
     @property
     def needs(self) -> tuple[str, ...]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from itertools import islice
 from typing import Any
 
 from alignment import console
 from alignment.artifacts import Artifact
 from alignment.chat import render, show, tokenizers
 from alignment.chat.tokenizers import Tokenizer
-from alignment.chat.types import Comparison, Conversation, Message, Prompt
+from alignment.chat.types import Comparison, Conversation, Messages, Prompt
+from alignment.data import pairs
 from alignment.data import store as datasets
+from alignment.reporting import card
 from alignment.store import Store
 
 
@@ -35,28 +38,26 @@ def model(artifact: Artifact) -> None:
 
 
 def dataset(artifact: Artifact, examples: int, store: Store) -> None:
-    """Print rows by split and source, what the ledger says, and examples coloured by loss mask."""
-    card = datasets.card(artifact.path)
+    """Print the data card, and examples coloured by loss mask."""
     console.say()
-    rows = [(split, f"{count:,}") for split, count in card["rows"].items()]
-    console.table(f"{card['kind']}", ("split", "rows"), rows, right=("rows",))
-    console.say()
-    fates = ("kept", "changed", "flagged", "dropped", "not_drawn")
-    lines = [
-        (name, source["licence"], f"{source['read']:,}", *(f"{source['fates'].get(fate, 0):,}" for fate in fates))
-        for name, source in card["sources"].items()
-    ]
-    console.table("ledger", ("source", "licence", "read", *fates), lines, right=("read", *fates))
-    reasons = [
-        (name, reason, f"{count:,}")
-        for name, source in card["sources"].items()
-        for reason, count in source["reasons"].items()
-    ]
-    if reasons:
-        console.say()
-        console.table("dropped because", ("source", "reason", "rows"), reasons, right=("rows",))
+    card.show(artifact, store)
     if examples:
-        _examples(artifact, card, examples, store)
+        _examples(artifact, datasets.card(artifact.path), examples, store)
+
+
+def answers(artifact: Artifact, examples: int) -> None:
+    """Print how many pairs there are to judge, who wrote them, and examples."""
+    told = datasets.card(artifact.path)
+    console.say()
+    rows = [(split, f"{count:,}") for split, count in told["rows"].items()]
+    rows += [(f"not to judge: {why}", f"{count:,}") for why, count in told["why"].items()]
+    console.table("pairs of answers", ("", ""), rows)
+    for pair in islice((pair for pair in pairs.stream(artifact.path) if not pair.why), examples):
+        console.say()
+        console.console().print(_turns(pair.prompt), markup=False)
+        for side in ("a", "b"):
+            model, answer = getattr(pair, f"model_{side}"), getattr(pair, f"answer_{side}")
+            console.console().print(f"  {side} ({model}): {answer}", markup=False)
 
 
 def evaluation(artifact: Artifact) -> None:
@@ -76,9 +77,9 @@ def evaluation(artifact: Artifact) -> None:
         console.table(f"gold by skill: {name}", ("skill", "gold"), lines, right=("gold",))
 
 
-def _examples(artifact: Artifact, card: dict[str, Any], count: int, store: Store) -> None:
+def _examples(artifact: Artifact, told: dict[str, Any], count: int, store: Store) -> None:
     tokenizer = _a_tokenizer(store)
-    split = next(iter(card["rows"]))
+    split = next(iter(told["rows"]))
     console.say()
     legend = "trained tokens bold green, seen ones dim" if tokenizer else "no tokenizer in the store yet: shown as text"
     console.say(f"[bold]examples[/bold] of {split}: {legend}")
@@ -102,11 +103,13 @@ def _a_tokenizer(store: Store) -> Tokenizer | None:
 
 
 def _plainly(row: Any) -> str:
-    def turns(messages: tuple[Message, ...]) -> str:
-        return "\n".join(f"{turn.role}: {turn.content}" for turn in messages)
-
     if isinstance(row, Conversation | Prompt):
-        return turns(row.messages)
+        return _turns(row.messages)
     if isinstance(row, Comparison):
-        return f"{turns(row.prompt)}\n  chosen ({row.grade} better): {row.chosen}\n  rejected: {row.rejected}"
+        grade = {None: "not graded", "better": "better"}.get(row.grade, f"{row.grade} better")
+        return f"{_turns(row.prompt)}\n  chosen ({grade}): {row.chosen}\n  rejected: {row.rejected}"
     return row.text
+
+
+def _turns(messages: Messages) -> str:
+    return "\n".join(f"{turn.role}: {turn.content}" for turn in messages)

@@ -58,7 +58,7 @@ def explain(
             kind = f"{info.type}{', ' if info.bounds else ''}{info.bounds}"
             rows.append((info.key, mark, escape(_brief(value_of(info.key))), escape(kind), escape(info.doc)))
         console.say()
-        console.table(title, ("key", "", "value", "type and bound", "meaning"), rows)
+        console.table(title, ("key", "", "value", "type and bound", "meaning"), rows, whole=("key",))
     console.say("\n○ changes only how or where the result is computed, never what it is", style="dim")
 
 

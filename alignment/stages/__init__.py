@@ -1,10 +1,10 @@
 """Stages: each reads artifacts and writes one artifact. None imports another.
 
 A stage is a module of this folder with ``Settings`` (importable without torch), ``ALGORITHM_VERSION``
-(raised when the same settings would give another result), ``run(settings, inputs, out) -> Outcome``
-and, where it reads local files, ``sources(settings) -> list[Path]``;
-where it writes much, ``disk_needed(settings) -> int``. ``inputs`` holds an artifact for
-every reference in the settings, by dotted key.
+(raised when the same settings would give another result) and ``run(settings, inputs, out) -> Outcome``.
+Where it reads local files it has ``sources(settings) -> list[Path]``; where it reads from the hub,
+``commits(settings) -> dict[str, str]``; where it writes much, ``disk_needed(settings) -> int``.
+``inputs`` holds an artifact for every reference in the settings, by dotted key.
 """
 
 STAGES: dict[str, str] = {
@@ -12,5 +12,10 @@ STAGES: dict[str, str] = {
     "tokenizer": "train a SentencePiece tokenizer on a dataset, or add control tokens to an existing one",
     "pretrain": "train a model from scratch, or further, on plain text",
     "sft": "fine-tune a model on conversations, with loss on the answers alone",
+    "teach": "let a teacher answer prompts: conversations to learn from, with its top-k log-probabilities if wanted",
+    "ghost": "draw answers under an instruction in every turn, and keep it in the first turn only (Ghost Attention)",
+    "preprompt": "draw answers to adversarial prompts with a safety pre-prompt, and keep the safer ones without it",
+    "pairs": "let two model variants answer the same prompts, for somebody to compare",
+    "label": "have pairs of answers judged, by a scorer, a model or people: comparisons with grades",
     "evaluate": "measure models on held-out prompts: gold reward, KL to a reference, perplexity",
 }

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from alignment import console
 from alignment.artifacts import Artifact, Outcome
 from alignment.data.recipe import Recipe, local_files
 from alignment.settings import Settings as StrictSettings
-from alignment.settings import identity
+from alignment.settings import execution, identity, reference, text
+from alignment.training.engine import EngineSettings
 
-ALGORITHM_VERSION = 1
+if TYPE_CHECKING:
+    from alignment.data.build import Surroundings
+    from alignment.data.prepare import Scores
+
+ALGORITHM_VERSION = 2
 
 
 class Settings(StrictSettings):
     """``stage=data``. ``recipe=<name>`` takes one of data_recipes/, ``recipe=<file>.yaml`` one of your own."""
 
     recipe: Recipe = identity("the recipe")
+    tokenizer: str | None = reference("whose tokens the card and a mixture by tokens count; null counts none")
+    terms: str | None = text("a YAML of terms that the card counts (pronouns, demographic axes); null takes ours")
+    workers: int = execution("processes that filter; more than one pays from some 20,000 rows on", ge=1, le=256)
+    engine: EngineSettings = execution("where and how scorers run")
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], where: str = "settings") -> Settings:
@@ -29,8 +38,23 @@ class Settings(StrictSettings):
 
 
 def sources(settings: Settings) -> list[Path]:
-    """The files that the recipe reads."""
-    return local_files(settings.recipe, Path.cwd())
+    """The files that the recipe reads, and the list of terms."""
+    from alignment.data import lists
+
+    return [*local_files(settings.recipe, Path.cwd()), lists.locate(settings.terms, "demographics.yaml")]
+
+
+def commits(settings: Settings) -> dict[str, str]:
+    """The commits that the recipe's repositories are at, so that another one is another dataset."""
+    everything = [
+        *settings.recipe.sources,
+        *(one for use in settings.recipe.filters or [] for one in use.against or []),
+    ]
+    if not any(source.hub for source in everything):
+        return {}
+    from alignment.data import hub
+
+    return {source.name: hub.commit(source.hub) for source in everything if source.hub}
 
 
 def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
@@ -39,13 +63,50 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
 
     with console.progress("data", 0, "rows") as progress:
 
-        def seen(source: str, rows: int, expected: int | None) -> None:
+        def seen(what: str, rows: int, expected: int | None) -> None:
             progress.total = max(expected or 0, rows)
             progress.done = 0
-            progress.advance(rows, source)
+            progress.advance(rows, what)
 
-        summary = build.build(settings.recipe, out, base=Path.cwd(), progress=seen)
-    metrics = {"rows": float(sum(summary.rows.values())), "dropped_share": summary.dropped_share}
-    metrics |= {f"rows_{split}": float(rows) for split, rows in summary.rows.items()}
-    metrics |= {f"ledger_{fate}": float(count) for fate, count in summary.fates.items()}
-    return Outcome("dataset", metrics, "rows", licences=summary.licences, notes={"kind": summary.kind})
+        card = build.build(settings.recipe, out, surroundings=_surroundings(settings, inputs), progress=seen)
+    return Outcome("dataset", card.metrics(), "rows", licences=card.licences, notes={"kind": card.kind})
+
+
+def _surroundings(settings: Settings, inputs: Mapping[str, Artifact]) -> Surroundings:
+    """Everything the recipe refers to, opened: datasets, scorers, tokenizer, terms."""
+    from alignment.data import lists
+    from alignment.data.build import Surroundings
+    from alignment.data.filters.detector import detector
+    from alignment.data.statistics import load_terms
+
+    datasets = {
+        place: inputs[f"recipe.sources.{place}.dataset"].need("dataset").path
+        for place, source in enumerate(settings.recipe.sources)
+        if source.dataset is not None
+    }
+    scorers = {
+        place: _scores(settings, inputs[f"recipe.filters.{place}.scorer"], use.label, datasets)
+        for place, use in enumerate(settings.recipe.filters or [])
+        if use.scorer is not None
+    }
+    tokenizer = inputs["tokenizer"].path if "tokenizer" in inputs else None
+    terms = load_terms(lists.locate(settings.terms, "demographics.yaml"))
+    return Surroundings(Path.cwd(), datasets, scorers, tokenizer, terms, detector(), settings.workers)
+
+
+def _scores(settings: Settings, artifact: Artifact, label: str | None, datasets: Mapping[int, Path]) -> Scores:
+    """A scorer's raw scores. The miniature's truth is that of the recipe's first miniature source."""
+    from alignment.chat.types import Messages
+    from alignment.data import store
+    from alignment.miniature.world import World
+    from alignment.scoring.opening import open_scorer
+    from alignment.training.engine import resolve
+
+    own = [source.miniature.world.world() for source in settings.recipe.sources if source.miniature]
+    world: World | None = next(iter([*own, *filter(None, map(store.world_of, datasets.values()))]), None)
+    scorer = open_scorer(artifact, resolve(settings.engine), world, label=label)
+
+    def raw(dialogues: Sequence[Messages]) -> Sequence[float]:
+        return scorer.score(dialogues).raw
+
+    return raw

@@ -119,6 +119,10 @@ class PlannedBatches(Sampler[list[int]]):
                 yield rows[start : start + self._micro].tolist()
 
 
+MULTIPLE = 16
+"""Padded lines are as long as a multiple of it."""
+
+
 @dataclass(frozen=True)
 class Collator:
     """Rows → ``input_ids_BT`` and ``shift_labels_BT`` (the token that each position predicts, or −100).
@@ -133,6 +137,8 @@ class Collator:
 
     def __call__(self, rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
         width = max(len(row["input_ids"]) for row in rows)
+        if not self.packed:  # vector units want whole lines: about a tenth faster on a CPU
+            width = -(-width // MULTIPLE) * MULTIPLE
         lines = _first_fit(rows, width) if self.packed else [[row] for row in rows]
         shape = (len(lines), width)
         ids_BT, labels_BT = np.full(shape, self.pad_id, np.int64), np.full(shape, IGNORE, np.int64)

@@ -22,7 +22,7 @@ ITEMS: dict[str, list[Item]] = {
     ],
     "comparisons": [
         Comparison(TURNS, "better", "worse", "slightly", "hh", "1", chosen_safe=True, rejected_safe=False),
-        Comparison(TURNS, "", "worse", "significantly", "hh", "2"),
+        Comparison(TURNS, "", "worse", None, "hh", "2"),
     ],
     "text": [Text("one\ntwo", "1"), Text("", "2")],
 }

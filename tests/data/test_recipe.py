@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from alignment.data import recipe as recipes
+from alignment.data import sources
 from alignment.errors import DataError, UserError
 
 from .examples import parse, recipe_values, source
@@ -47,7 +48,7 @@ def test_a_wrong_recipe_says_which_key(changes: dict[str, Any], says: str) -> No
         ({"format": "prompt_completions"}, "sources.0.format='prompt_completions'"),
         ({"format": "wikitext", "columns": {"text": "t"}}, "sources.0.format='wikitext': does not give conversations"),
         ({"format": "miniature", "columns": None}, "sources.0.format='miniature'"),
-        ({"files": None}, "sources.0: exactly one of files, hub and miniature is needed, not none"),
+        ({"files": None}, "sources.0: exactly one of files, hub, miniature, dataset is needed, not none"),
         ({"hub": {"repository": "a/b", "revision": "c", "subset": None, "split": "train"}}, "not files and hub"),
         ({"columns": {"prompt": "q"}}, "sources.0.columns.completion: a column is needed"),
         ({"columns": {"prompt": "q", "completion": "a", "answer": "b"}}, "sources.0.columns.answer"),
@@ -110,20 +111,20 @@ def test_the_digest_depends_on_everything_but_the_place() -> None:
     assert parse(source(limit=3)).digest != recipe.digest
 
 
-def files(paths: list[str]) -> recipes.Files:
-    return recipes.Files.parse({"paths": paths, "reader": "jsonl"})
+def files(paths: list[str]) -> sources.Files:
+    return sources.Files.parse({"paths": paths, "reader": "jsonl"})
 
 
 def test_files_are_found_in_order_and_named_as_the_recipe_spells_them(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for name in ("in/b.x", "in/a.x", "c"):
         (tmp_path / name).touch()
-    found = recipes.resolve(files(["c", "in/*.x"]), None, tmp_path)
+    found = sources.resolve(files(["c", "in/*.x"]), None, tmp_path)
     assert [(str(path.relative_to(tmp_path)), name) for path, name in found] == [
         ("c", "c"), ("in/a.x", "in/a.x"), ("in/b.x", "in/b.x"),
     ]  # fmt: skip
-    assert recipes.resolve(files(["a.x"]), "in", tmp_path) == [(tmp_path / "in" / "a.x", "a.x")]
-    assert recipes.resolve(files([str(tmp_path / "c")]), None, tmp_path / "in")[0][0] == tmp_path / "c"
+    assert sources.resolve(files(["a.x"]), "in", tmp_path) == [(tmp_path / "in" / "a.x", "a.x")]
+    assert sources.resolve(files([str(tmp_path / "c")]), None, tmp_path / "in")[0][0] == tmp_path / "c"
 
 
 @pytest.mark.parametrize("outside", ["../secret", "sub/../../secret", "/etc/hostname", "link"])
@@ -133,17 +134,17 @@ def test_a_root_is_not_left(tmp_path: Path, outside: str) -> None:
     root.mkdir()
     (root / "link").symlink_to(tmp_path / "secret")
     with pytest.raises(UserError, match="lies outside of"):
-        recipes.resolve(files([outside]), str(root), tmp_path)
+        sources.resolve(files([outside]), str(root), tmp_path)
 
 
 def test_a_missing_file_or_root_is_told(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").touch()
     with pytest.raises(UserError, match=r"no such file\n.*'train\.jsonl'"):
-        recipes.resolve(files(["trian.jsonl"]), None, tmp_path)
+        sources.resolve(files(["trian.jsonl"]), None, tmp_path)
     with pytest.raises(UserError, match="no such file"):
-        recipes.resolve(files(["*.csv"]), None, tmp_path)
+        sources.resolve(files(["*.csv"]), None, tmp_path)
     with pytest.raises(UserError, match="root=nowhere: there is no such folder"):
-        recipes.resolve(files(["train.jsonl"]), "nowhere", tmp_path)
+        sources.resolve(files(["train.jsonl"]), "nowhere", tmp_path)
 
 
 def test_local_files_are_those_that_will_be_read(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 from alignment.chat.types import Comparison, Conversation, Prompt, Text, messages
 from alignment.data import store
 from alignment.data.build import build
+from alignment.data.ledger import FATES
 from alignment.data.rows import Kind, Row
 from alignment.errors import DataError, UserError
 
@@ -26,7 +27,8 @@ def test_rows_come_back_as_they_were(tmp_path: Path, kind: Kind) -> None:
     with store.Writer(tmp_path, kind) as writer:
         for _ in range(store.ROWS_A_GROUP + 1):
             writer.add("valid", ROWS[kind])
-    store.write_card(tmp_path, {"kind": kind, "rows": writer.rows})
+    fates = dict.fromkeys(FATES, 0)
+    store.write_card(tmp_path, store.Card(kind, writer.rows, fates, 0.0, {}, (), "a test"))
     assert store.read(tmp_path, "valid") == [ROWS[kind]] * (store.ROWS_A_GROUP + 1)
     assert store.card(tmp_path)["rows"] == {"valid": store.ROWS_A_GROUP + 1}
 
@@ -65,6 +67,9 @@ def test_the_card_says_what_the_dataset_is(tmp_path: Path, write) -> None:
         "rows": 1,
         "fates": {"kept": 1, "changed": 0, "flagged": 0, "dropped": 1, "not_drawn": 0},
         "reasons": {"empty answer": 1},
+        "flags": {},
+        "changes": {},
+        "duplicates": {},
     }
 
 

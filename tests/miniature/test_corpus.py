@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from alignment.chat.types import prompt_key
+from alignment.chat.types import Message, prompt_key
 from alignment.errors import UserError
 from alignment.miniature import corpus, dialogues, gold
 from alignment.miniature.instructions import obeys
@@ -156,9 +156,17 @@ def test_preprompts_make_demonstrations_safer_and_stay_out_of_prompts(world):
     assert not any(row.messages[-1].content.startswith(PREPROMPTS) for row in rows)
 
 
-def test_prose_states_every_fact_and_asks_nothing(world):
-    passages = " ".join(row.text for row in corpus.texts(world, 2000, 0))
-    assert "?" not in passages
+def test_prose_states_every_fact_and_asks_only_what_training_may(world):
+    texts = [row.text for row in corpus.texts(world, 2000, 0)]
+    column = [text for text in texts if text.startswith("Question: ")]
+    assert 0.3 < len(column) / len(texts) < 0.48
+    assert "?" not in " ".join(text for text in texts if text not in column)
+    asked = [line.removeprefix("Question: ") for text in column for line in text.split("\n") if line[0] == "Q"]
+    # A follow-up is understood only after its opening, and its own words belong to no pool.
+    opening = [question for question in asked if world.understand([Message("user", question)]) is not None]
+    assert len(opening) > 0.8 * len(asked)
+    assert {world.split(question) for question in opening} == {"sft"}
+    passages = " ".join(text for text in texts if text not in column)
     # The paper's splits would mean nothing if the answer to a held-out question were nowhere to be read.
     stated = sum(
         bool(re.search(rf"\b{name}(?:'s)? [^.]*{value}", passages))
@@ -171,10 +179,13 @@ def test_prose_states_every_fact_and_asks_nothing(world):
 def test_prompts_end_with_the_user_and_their_reference_is_right(world):
     rows = list(corpus.prompts(world, 400, 0))
     assert {row.messages[-1].role for row in rows} == {"user"}
-    assert {row.tags[0] for row in rows} == {"fact", "sum", "word", "unanswerable", "follow_up", "unsafe", "borderline"}
+    assert {row.tags[0] for row in rows} == {
+        *("fact", "sum", "word", "unanswerable", "context", "follow_up", "unsafe", "borderline")
+    }
     for row in rows:
         assert (row.category is None) == (row.attack is None) == ("unsafe" not in row.tags)
         assert ("multi_turn" in row.tags) == (len(row.messages) > 1)
+        assert ("attribution" in row.tags) == (row.tags[0] == "context")
         assert gold.overall(world, row.messages, row.reference) > 0.79
 
 

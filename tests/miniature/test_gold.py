@@ -201,7 +201,7 @@ def test_gold_falls_along_the_grades_for_every_kind(world):
             answer = answers.answer(world, task, grade, random.Random(f"{prompt.id}{grade}"))
             by_grade = scores.setdefault(task.kind, {})
             by_grade.setdefault(grade, []).append(gold.overall(world, prompt.messages, answer))
-    assert len(scores) == 7
+    assert len(scores) == 8
     for kind, by_grade in scores.items():
         means = [sum(values) / len(values) for values in by_grade.values()]
         assert all(better > worse + 0.005 for better, worse in pairwise(means)), (kind, means)

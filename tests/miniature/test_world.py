@@ -177,7 +177,7 @@ def test_a_sum_below_zero_is_not_of_this_world(world):
     assert asked(world, "What is 3 minus 5?") is None
 
 
-@pytest.mark.parametrize("kind", ["fact", "sum", "word", "unanswerable", "borderline", "unsafe"])
+@pytest.mark.parametrize("kind", ["fact", "sum", "word", "unanswerable", "context", "borderline", "unsafe"])
 def test_every_split_owns_its_share_of_every_kind(world, kind):
     rng = random.Random(0)
     drawn = {world.draw(kind, rng) for _ in range(3000)}

@@ -11,16 +11,27 @@ from tests_support import QUIET, call
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alignment import artifacts
+from alignment.data.store import card
 from alignment.store import Store
+
+STEPS = (
+    *("text", "tokenizer", "base", "conversations", "careful", "dialogues", "questions", "prompts"),
+    *("first", "teach", "ghost", "preprompt", "mixture", "sft", "samples"),
+)
 
 
 def test_every_step_is_finished_whole_and_knows_its_parents(smoke: Path) -> None:
     made = {one.step: one for one in Store(smoke).finished()}
-    assert set(made) == {"text", "tokenizer", "base", "conversations", "prompts", "sft", "samples"}
+    assert set(made) == set(STEPS)
     for one in made.values():
         assert one.verify() == []
-        assert not (one.path / "checkpoints").exists(), "resume state is of no use to what is finished"
-    assert made["sft"].parents["model.weights"].fingerprint == made["base"].fingerprint
+        for scaffold in ("checkpoints", "parts"):
+            assert not (one.path / scaffold).exists(), "resume state is of no use to what is finished"
+    sources = card(made["mixture"].path)["sources"]
+    assert {name for name, source in sources.items() if source["rows"]} == {
+        "careful", "teach", "ghost", "preprompt",
+    }  # fmt: skip
+    assert made["sft"].parents["model.weights"].fingerprint == made["first"].fingerprint
     assert made["base"].tokens == made["sft"].tokens
     assert made["sft"].licences == ("Apache-2.0",)
     assert made["sft"].metrics["held_out_loss"] < made["sft"].metrics["held_out_loss_before"]
@@ -67,7 +78,8 @@ def test_chat_answers_once(smoke: Path) -> None:
             "latest:sft",
             ("base (policy)", "tokenizer (tokenizer)", "optimisation.learning_rate", "embedding parameters"),
         ),
-        ("latest:conversations", ("ledger", "kept", "<start_of_turn>user", "examples of train")),
+        ("latest:conversations", ("kept", "licences", "What happened", "<start_of_turn>user", "examples of train")),
+        ("latest:mixture", ("teach", "ghost", "preprompt", "tokens")),
         ("latest:samples", ("gold by skill", "perplexity", "interval")),
     ],
 )
@@ -82,9 +94,9 @@ def test_dry_run_makes_nothing_and_says_what_would_be(smoke: Path, tmp_path: Pat
     done = call(tmp_path / "empty", "stage=pipeline", "pipeline=mini", "dry_run=true")
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "empty").exists()
-    assert done.stdout.count(" run ") >= 7
+    assert done.stdout.count(" run ") >= len(STEPS)
     reused = call(smoke, "stage=pipeline", "pipeline=smoke", "dry_run=true", *QUIET)
-    assert reused.stdout.count("reuse") >= 7
+    assert reused.stdout.count("reuse") >= len(STEPS)
 
 
 def test_a_stage_alone_makes_the_miniature_that_it_needs(tmp_path: Path) -> None:
@@ -110,7 +122,7 @@ def test_a_model_is_not_measured_on_what_it_has_seen(smoke: Path, tmp_path: Path
 def test_force_makes_it_again_with_the_same_bits(smoke: Path, tmp_path: Path) -> None:
     store = tmp_path / "runs"
     shutil.copytree(smoke, store)
-    arguments = ("stage=tokenizer", "data=latest:text", "pieces=430")
+    arguments = ("stage=tokenizer", "data=latest:text", "pieces=440")
     first = call(store, *arguments)
     (record,) = store.glob(f"solo/tokenizer-*/{artifacts.RECORD}")
     before = json.loads(record.read_text())
@@ -125,11 +137,11 @@ def test_force_makes_it_again_with_the_same_bits(smoke: Path, tmp_path: Path) ->
 def test_prune_frees_only_what_nothing_needs(smoke: Path, tmp_path: Path) -> None:
     store = tmp_path / "runs"
     shutil.copytree(smoke, store)
-    for pieces in (431, 432):
+    for pieces in (441, 442):
         assert call(store, "stage=tokenizer", "data=latest:text", f"pieces={pieces}").returncode == 0
     listed = call(store, "stage=prune")
     assert "would be removed" in listed.stdout
     assert len(list(store.glob("solo/tokenizer-*"))) == 2
     call(store, "stage=prune", "apply=true")
     assert len(list(store.glob("solo/tokenizer-*"))) == 1
-    assert len(list(store.glob("smoke/*-????????"))) == 7
+    assert len(list(store.glob("smoke/*-????????"))) == len(STEPS)

@@ -16,8 +16,27 @@ from tests_support import QUIET, call, command
 from alignment.artifacts import RECORD, load
 
 TRAINING = ("optimisation.steps=16", "optimisation.checkpoint_steps=3", "optimisation.batch=16")
+FIRST = ("text", "tokenizer", "base", "conversations", "first")
+PAIRS = ("stage=pairs", "models=[latest:first,latest:sft]", "prompts=latest:questions", "max_new_tokens=16")
 STAGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "data": ((), ("stage=data", "recipe=miniature_prompts")),
+    "data": ((), ("stage=data", "recipe=miniature_prompts", "workers=2")),
+    "teach": (
+        (*FIRST, "questions"),
+        ("stage=teach", "teacher=latest:first", "prompts=latest:questions", "unfinished=keep", "top_k=4"),
+    ),
+    "ghost": (
+        (*FIRST, "dialogues"),
+        ("stage=ghost", "policy=latest:first", "dialogues=latest:dialogues", "keep=all"),
+    ),
+    "preprompt": (
+        (*FIRST, "questions"),
+        ("stage=preprompt", "policy=latest:first", "prompts=latest:questions", "min_gain=null"),
+    ),
+    "pairs": ((*FIRST, "questions", "careful", "teach", "ghost", "preprompt", "mixture", "dialogues", "sft"), PAIRS),
+    "label": (
+        (*FIRST, "questions", "careful", "teach", "ghost", "preprompt", "mixture", "dialogues", "sft"),
+        ("stage=label", "pairs=latest:pairs", "ties=negligibly"),
+    ),
     "tokenizer": (("text",), ("stage=tokenizer", "data=latest:text", "pieces=440")),
     "pretrain": (
         ("text", "tokenizer"),
@@ -28,10 +47,10 @@ STAGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("stage=sft", "model=latest:base", "data=latest:conversations", *TRAINING, *QUIET),
     ),
     "evaluate": (
-        ("text", "tokenizer", "base", "conversations", "sft", "prompts"),
+        (*FIRST, "prompts"),
         (
             "stage=evaluate",
-            "models=[latest:sft]",
+            "models=[latest:first]",
             "prompts=latest:prompts",
             "conversations=latest:conversations",
             "reference=latest:base",
@@ -68,6 +87,10 @@ def kill_until_done(store: Path, arguments: Sequence[str], rng: random.Random, s
 def run_one(stage: str, seed: int, copy_of: Callable[[Sequence[str]], Path], tmp_path: Path) -> None:
     parts, arguments = STAGES[stage]
     store = copy_of(parts)
+    if stage == "label":
+        made = call(store, *PAIRS)
+        assert made.returncode == 0, made.stdout + made.stderr
+        (store / "solo").rename(store / "given")
     began = time.monotonic()
     undisturbed = call(store, *arguments)
     took = time.monotonic() - began

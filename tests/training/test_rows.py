@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alignment.training.rows import IGNORE, Collator, PlannedBatches, TokenRows, plan_steps
+from alignment.training.rows import IGNORE, MULTIPLE, Collator, PlannedBatches, TokenRows, plan_steps
 
 LENGTHS = np.random.default_rng(0).integers(4, 60, 203)
 
@@ -71,8 +71,12 @@ def rows_of(*lengths: int) -> list[dict[str, list[int]]]:
 
 def test_labels_are_what_each_position_predicts_and_padding_predicts_nothing() -> None:
     batch = Collator(pad_id=0)(rows_of(3, 2))
-    assert batch["input_ids"].tolist() == [[10, 11, 12], [13, 14, 0]]
-    assert batch["shift_labels"].tolist() == [[11, 12, IGNORE], [14, IGNORE, IGNORE]]
+    assert batch["input_ids"].shape == batch["shift_labels"].shape == (2, MULTIPLE)
+    assert batch["input_ids"][:, :3].tolist() == [[10, 11, 12], [13, 14, 0]]
+    assert batch["shift_labels"][:, :3].tolist() == [[11, 12, IGNORE], [14, IGNORE, IGNORE]]
+    assert batch["input_ids"][:, 3:].eq(0).all()
+    assert batch["shift_labels"][:, 3:].eq(IGNORE).all()
+    assert Collator(pad_id=0)(rows_of(MULTIPLE))["input_ids"].shape == (1, MULTIPLE)
     assert "position_ids" not in batch
 
 

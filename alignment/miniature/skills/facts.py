@@ -15,7 +15,7 @@ from alignment.miniature.town import Town
 
 _BY_KEY = {attribute.key: attribute for attribute in ATTRIBUTES}
 # "Which food does she love?" asks for nobody by name: it can only follow an earlier question.
-_PRONOUNS = frozenset(("she", "he", "they", "it", "her", "his", "their", "its"))
+PRONOUNS = frozenset(("she", "he", "they", "it", "her", "his", "their", "its"))
 _NEVER_HEARD = (
     "I do not know anyone called {name}.",
     "There is nobody called {name} in this town, so I do not know.",
@@ -63,7 +63,7 @@ class Facts(Skill):
         return (*by_noun, *attribute.follows)
 
     def read(self, key: Any, slots: dict[str, str]) -> Task | None:
-        return None if slots["name"] in _PRONOUNS else self.task(slots["name"], key)
+        return None if slots["name"] in PRONOUNS else self.task(slots["name"], key)
 
     def task(self, name: str, key: str) -> Task:
         """The task of telling one attribute of somebody, resident or stranger."""

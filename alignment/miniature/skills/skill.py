@@ -11,7 +11,10 @@ from typing import Any, Literal
 from alignment.miniature.instructions import Instruction
 from alignment.miniature.town import Town
 
-Kind = Literal["fact", "sum", "word", "unanswerable", "follow_up", "unsafe", "borderline", "instruction", "smalltalk"]
+Kind = Literal[
+    "fact", "sum", "word", "unanswerable", "context", "follow_up",
+    "unsafe", "borderline", "instruction", "smalltalk",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +23,8 @@ class Task:
 
     ``kind`` is how reports count it (``follow_up`` where the earlier turn is needed), ``skill`` names the
     class that checks it. ``value`` is what a right answer claims; None where nothing can be known or
-    nothing should be done. ``category`` and ``attack`` place an unsafe request in the taxonomy.
+    nothing should be done. ``category`` and ``attack`` place an unsafe request in the taxonomy. ``told`` are the
+    values of the kind asked for that a given text has for somebody else.
     """
 
     kind: Kind
@@ -30,6 +34,7 @@ class Task:
     value: str | None
     category: str | None = None
     attack: str | None = None
+    told: tuple[str, ...] = ()
     instructions: tuple[Instruction, ...] = ()
 
     @property

@@ -1,0 +1,265 @@
+"""Formats of comparisons: two answers to one prompt, the better first. ``grades.py`` says how they are graded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import combinations
+from typing import Literal
+
+from alignment.chat.types import Comparison, Grade, Message, Messages, messages
+from alignment.data import trees
+from alignment.data.formats.grades import Gaps, by_gap, drawn_side
+from alignment.data.formats.shape import Shape, label
+from alignment.data.formats.turns import ROLES, Markers, marked, prompt_of, turns_of, without_last_answer
+from alignment.data.grades import GRADES
+from alignment.data.rows import Candidate, Raw, Reading, none, one
+from alignment.errors import DataError, nearest
+from alignment.settings import Settings, identity
+
+DIFFERENT = "the two sides have different prompts"
+
+
+class PromptOptions(Settings):
+    """How a prompt that is text is read."""
+
+    markers: Markers | None = identity(
+        "the words that open a turn inside a prompt; null takes the prompt for one question", default=None
+    )
+
+
+class SafeOptions(Settings):
+    """Which of two preferences is taken."""
+
+    by: Literal["better", "safer"] = identity("better: the more helpful answer is chosen; safer: the safer one")
+
+
+class GradedOptions(PromptOptions):
+    """What the values of the preference column mean."""
+
+    a: dict[str, Grade | None] = identity("value → by how much answer a is better; a null grade is none")
+    b: dict[str, Grade | None] = identity("value → by how much answer b is better; a null grade is none")
+    ties: list[str] = identity("values that prefer neither")
+    keep_ties: bool = identity("keep a tie as negligibly better, with a side drawn by a hash; false drops it")
+
+
+class ScoredOptions(PromptOptions):
+    """What makes an answer's score, and what a difference of scores is worth."""
+
+    scores: dict[str, float] = identity("column of a score → its weight in the sum", min_length=1)
+    grades: Gaps | None = identity(
+        "grade → least difference of the sums; null leaves pairs without grades", default=None
+    )
+
+
+class RankedOptions(Settings):
+    """Which ranked answers are compared, and what a difference of ranks is worth."""
+
+    pairs: Literal["all", "adjacent"] = identity("all pairs of ranked answers to a question, or neighbours alone")
+    grades: Gaps | None = identity(
+        "grade → least difference of the ranks; null leaves pairs without grades", default=None
+    )
+
+
+def comparison(
+    raw: Raw, shape: Shape, prompt: Messages, chosen: str, rejected: str, grade: Grade | None = None
+) -> Comparison:
+    """A comparison of this source."""
+    return Comparison(prompt, chosen, rejected, grade, shape.source, label(raw, shape, "id") or "")
+
+
+def read_marked_pair(raw: Raw, shape: Shape) -> Reading:
+    """Two whole dialogues with marked turns, as in HH-RLHF; the history they share is the prompt."""
+    sides: list[Sequence[Message]] = []
+    for name in ("chosen", "rejected"):
+        text = raw.text(shape.columns[name])
+        if text is None:
+            return none(f"no value in column {shape.columns[name]!r}")
+        before, turns = marked(text, shape.options)
+        if not turns:
+            return none(f"no turn opens with {shape.options.user!r}")
+        if before.strip():
+            return none("text before the first turn")
+        sides.append(turns)
+    return _whole_dialogues(raw, shape, sides)
+
+
+def _whole_dialogues(raw: Raw, shape: Shape, sides: Sequence[Sequence[Message]], grade: Grade | None = None) -> Reading:
+    chosen, rejected = (without_last_answer(side) for side in sides)
+    if chosen is None or rejected is None:
+        return none("a side does not end with an answer")
+    if chosen[0] != rejected[0]:
+        return none(DIFFERENT)
+    return one(comparison(raw, shape, chosen[0], chosen[1], rejected[1], grade))
+
+
+def read_chosen_rejected(raw: Raw, shape: Shape) -> Reading:
+    """A better and a worse answer, each a text or a list of ``{"role", "content"}`` turns; a grade where one is mapped.
+
+    With a column ``prompt`` that is the prompt, and turns before an answer have to be its own. Without one the
+    sides are whole dialogues, and the history they share is the prompt.
+    """
+    sides: list[str | Messages] = []
+    for column in (shape.columns["chosen"], shape.columns["rejected"]):
+        value = raw.column(column)
+        if value is None:
+            return none(f"no value in column {column!r}")
+        sides.append(
+            value
+            if isinstance(value, str)
+            else turns_of(raw, column, value, role="role", content="content", roles=ROLES)
+        )
+    grade = _named_grade(raw, shape)
+    if "prompt" in shape.columns:
+        return _under_prompt(raw, shape, sides, grade)
+    dialogues = [side for side in sides if not isinstance(side, str)]
+    if len(dialogues) < len(sides):
+        raise DataError(
+            raw.where,
+            "an answer is text and there is no prompt to it",
+            remedy="Map the column `prompt`; for dialogues in one text declare the format marked_pair.",
+        )
+    return _whole_dialogues(raw, shape, dialogues, grade)
+
+
+def _under_prompt(raw: Raw, shape: Shape, sides: Sequence[str | Messages], grade: Grade | None) -> Reading:
+    prompt = prompt_of(raw, shape.columns["prompt"], shape.options.markers)
+    if prompt is None:
+        return none(f"no value in column {shape.columns['prompt']!r}")
+    parted = [((), side) if isinstance(side, str) else without_last_answer(side) for side in sides]
+    chosen, rejected = parted
+    if chosen is None or rejected is None:
+        return none("a side does not end with an answer")
+    if any(history not in ((), prompt) for history, _ in (chosen, rejected)):
+        return none(DIFFERENT)
+    return one(comparison(raw, shape, prompt, chosen[1], rejected[1], grade))
+
+
+def _named_grade(raw: Raw, shape: Shape) -> Grade | None:
+    """The grade that a column spells as we do. Raises :class:`DataError` for another word."""
+    named = label(raw, shape, "grade")
+    if named is None:
+        return None
+    for grade in GRADES:
+        if named == grade:
+            return grade
+    raise DataError(raw.where, f"the grade {named!r} is none of ours", remedy=nearest(named, list(GRADES)))
+
+
+def read_safe_rlhf(raw: Raw, shape: Shape) -> Reading:
+    """PKU-SafeRLHF: two answers, whether each is safe, which is the more helpful and which the safer.
+
+    Llama 2's safety set has no pair that prefers an unsafe answer to a safe one (§3.2.1): by ``safer`` such a
+    pair is dropped. By ``better`` it stays, for it says which answer helps more.
+    """
+    prompt, answers = raw.text("prompt"), [raw.text(f"response_{side}") for side in (0, 1)]
+    safe = [raw.column(f"is_response_{side}_safe") for side in (0, 1)]
+    column = f"{shape.options.by}_response_id"
+    preferred = raw.column(column)
+    if prompt is None or None in answers:
+        return none("no value in the prompt or an answer")
+    if preferred not in (0, 1):
+        return none(f"no preference in column {column!r}")
+    for side, value in enumerate(safe):
+        if not isinstance(value, bool):
+            raise DataError(
+                raw.where,
+                f"column 'is_response_{side}_safe' holds {value!r}, not true or false",
+                remedy="Check the recipe's `format`.",
+            )
+    better, worse = int(preferred), 1 - int(preferred)
+    if shape.options.by == "safer" and safe[worse] and not safe[better]:
+        return none("prefers an unsafe answer to a safe one")
+    row = comparison(raw, shape, messages(("user", prompt)), answers[better] or "", answers[worse] or "")
+    return one(replace(row, chosen_safe=safe[better], rejected_safe=safe[worse]))
+
+
+def read_graded_pair(raw: Raw, shape: Shape) -> Reading:
+    """Two answers and a column that says which is better and by how much, in the source's own words or numbers."""
+    options, column = shape.options, shape.columns["preference"]
+    prompt = prompt_of(raw, shape.columns["prompt"], options.markers)
+    a, b = (raw.text(shape.columns[name]) for name in ("answer_a", "answer_b"))
+    if prompt is None or a is None or b is None:
+        return none("no value in the prompt or an answer")
+    value = raw.column(column)
+    if value is None:
+        return none(f"no preference in column {column!r}")
+    said = str(value)
+    if said in options.ties:
+        if not options.keep_ties:
+            return none("tie")
+        chosen, rejected = (a, b) if drawn_side(a, b) else (b, a)
+        return one(comparison(raw, shape, prompt, chosen, rejected, "negligibly"))
+    if said in options.a:
+        return one(comparison(raw, shape, prompt, a, b, options.a[said]))
+    if said in options.b:
+        return one(comparison(raw, shape, prompt, b, a, options.b[said]))
+    raise DataError(
+        raw.where,
+        f"column {column!r} holds {said!r}, which the recipe does not map",
+        remedy=f"Add it to the options a, b or ties. {nearest(said, [*options.a, *options.b, *options.ties])}",
+    )
+
+
+def read_scored_pair(raw: Raw, shape: Shape) -> Reading:
+    """Answers to one prompt, a row and a score each, joined by the source's ``group``; every pair is a comparison."""
+    if not raw.members:
+        raise DataError(
+            raw.where,
+            "the rows of one prompt are not joined",
+            remedy=f"Set the source's `group` to {shape.columns['prompt']!r}.",
+        )
+    if len(raw.members) == 1:
+        return none("one answer only")
+    options = shape.options
+    prompt = prompt_of(raw.members[0], shape.columns["prompt"], options.markers)
+    answers = [member.text(shape.columns["answer"]) for member in raw.members]
+    if prompt is None or None in answers:
+        return none("no value in the prompt or an answer")
+    scored = [
+        (answer or "", sum(weight * _number(member, column) for column, weight in options.scores.items()))
+        for answer, member in zip(answers, raw.members, strict=True)
+    ]
+    found = []
+    for (one_answer, one_score), (other, other_score) in combinations(scored, 2):
+        gap = one_score - other_score
+        if abs(gap) < 1e-9:
+            found.append(Candidate(dropped="equal scores"))
+            continue
+        chosen, rejected = (one_answer, other) if gap > 0 else (other, one_answer)
+        found.append(Candidate(comparison(raw, shape, prompt, chosen, rejected, by_gap(abs(gap), options.grades))))
+    return Reading(found)
+
+
+def _number(raw: Raw, column: str) -> float:
+    """A score; a table without types, such as CSV, writes it as text."""
+    value = raw.column(column)
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if math.isfinite(number):
+            return number
+    raise DataError(
+        raw.where,
+        f"column {column!r} holds {value!r}, not a number",
+        remedy="Check the source's option `scores`.",
+    )
+
+
+def read_oasst_pairs(raw: Raw, shape: Shape) -> Reading:
+    """The ranked answers of an Open-Assistant tree, compared with each other under the turns before them."""
+    options = shape.options
+    found = trees.pairs(raw, adjacent=options.pairs == "adjacent")
+    candidates = [
+        Candidate(
+            comparison(raw, shape, pair.prompt, pair.better, pair.worse, by_gap(pair.gap, options.grades))
+            if pair.gap
+            else None,
+            pair.dropped or ("" if pair.gap else "equal ranks"),
+        )
+        for pair in found
+    ]
+    return Reading(candidates)

@@ -1,0 +1,109 @@
+"""Formats of questions that are not a question and an answer: benchmarks, lists by topic, reports of samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from string import ascii_lowercase
+from typing import Any
+
+from alignment.chat.types import Conversation, Message, Prompt, messages
+from alignment.data.formats.shape import Shape, chat
+from alignment.data.rows import Candidate, Raw, Reading, none, one
+from alignment.errors import DataError
+from alignment.settings import Settings, identity
+
+
+class ChoiceOptions(Settings):
+    """What there is to choose from."""
+
+    choices: list[str] = identity("columns that hold an answer each, in order", min_length=2, max_length=26)
+
+
+class ReportOptions(Settings):
+    """How a sampled answer ended."""
+
+    stops: list[str] = identity("control tokens left in the answers: one is cut off with all that follows it")
+
+
+def read_plain(raw: Raw, shape: Shape) -> Reading:
+    """A row that is the question itself, as in a file with a JSON text a line."""
+    if not isinstance(raw.value, str):
+        raise DataError(
+            raw.where,
+            f"a text is wanted, not {type(raw.value).__name__}",
+            remedy="Rows with columns have another format, such as prompt_completion.",
+        )
+    return one(Prompt(messages(("user", raw.value)), id=""))
+
+
+def read_multiple_choice(raw: Raw, shape: Shape) -> Reading:
+    """A question with answers (a), (b), … to choose from; ``answer`` counts from 0 and becomes the reference."""
+    texts = [raw.text(column) for column in (shape.columns["question"], *shape.options.choices)]
+    if None in texts:
+        return none("a question or choice without a text")
+    question, *choices = [f"{text}" for text in texts]
+    lettered = [f"({letter}) {choice}" for letter, choice in zip(ascii_lowercase, choices, strict=False)]
+    context = raw.text(shape.columns["context"]) if "context" in shape.columns else ""
+    asked = "\n".join([*([context] if context else []), question, *lettered])
+    prompt = chat(raw, shape, (Message("user", asked),))
+    assert isinstance(prompt, Prompt)
+    if "answer" not in shape.columns:
+        return one(prompt)
+    answer = raw.column(shape.columns["answer"])
+    if not isinstance(answer, int) or isinstance(answer, bool) or not 0 <= answer < len(lettered):
+        raise DataError(
+            raw.where,
+            f"column {shape.columns['answer']!r} holds {answer!r}",
+            remedy=f"A whole number from 0 to {len(lettered) - 1} says which choice is right.",
+        )
+    return one(replace(prompt, reference=lettered[answer]))
+
+
+def read_topics(raw: Raw, shape: Shape) -> Reading:
+    """Questions under headings, to any depth: ``{"Law": {"Tax": ["How …?", …]}}``; the headings become tags."""
+    return Reading([Candidate(Prompt(messages(("user", text)), "", path)) for path, text in _leaves(raw, raw.value)])
+
+
+def _leaves(raw: Raw, value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+    if isinstance(value, dict):
+        for heading, below in value.items():
+            yield from _leaves(raw, below, (*path, heading))
+    elif path and isinstance(value, list) and all(isinstance(text, str) for text in value):
+        yield from ((path, text) for text in value)
+    else:
+        raise DataError(
+            raw.where,
+            f"under {' → '.join(path) or 'the row'} there is no list of questions: {str(value)[:60]!r}",
+            remedy="The format topics wants an object whose innermost values are lists of texts.",
+        )
+
+
+def read_sampling_report(raw: Raw, shape: Shape) -> Reading:
+    """A report of Open-Assistant's model evaluation: answers sampled to each of a list of prompts.
+
+    A conversation for every answer, tagged with the model and the sampling configuration; or the prompts.
+    """
+    model, asked = raw.text("model_name"), raw.column("prompts")
+    try:
+        if shape.kind == "prompts":
+            return Reading([Candidate(Prompt(messages(("user", each["prompt"])), id="")) for each in asked])
+        drawn = [
+            (each["prompt"], result["sampling_config"], output)
+            for each in asked
+            for result in each["results"]
+            for output in result["outputs"]
+        ]
+    except (TypeError, KeyError) as error:
+        raise DataError(
+            raw.where,
+            f"is no sampling report: {error}",
+            remedy="Each of its prompts has a `prompt` and `results` with `sampling_config` and `outputs`.",
+        ) from None
+    stops, candidates, cut = shape.options.stops, [], 0
+    for prompt, configuration, output in drawn:
+        answer = output[: min([output.find(stop) for stop in stops if stop in output], default=len(output))]
+        cut += answer != output
+        tags = tuple(tag for tag in (model, configuration) if tag)
+        candidates.append(Candidate(Conversation(messages(("user", prompt), ("assistant", answer)), "", tags)))
+    return Reading(candidates, f"{cut:,} of {len(drawn):,} answers cut at a control token" if cut else "")

@@ -1,0 +1,52 @@
+"""Lists in YAML that travel with the package (``data_recipes/lists``); a file of the user's may stand in for each."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from alignment.errors import DataError, UserError, nearest
+
+PACKAGE = Path(__file__).parents[1]
+RECIPES = next(folder for folder in (PACKAGE / "_data_recipes", PACKAGE.parent / "data_recipes") if folder.is_dir())
+FOLDER = RECIPES / "lists"
+
+
+def locate(own: str | None, shipped: str) -> Path:
+    """The user's file, or the shipped one for null. Raises :class:`UserError` where the file is not there."""
+    path = FOLDER / shipped if own is None else Path(own).expanduser()
+    if not path.is_file():
+        beside = sorted(other.name for other in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        raise UserError(f"{path}: there is no such file", remedy=nearest(path.name, beside))
+    return path
+
+
+def read(path: Path, remedy: str = f"Begin with a copy of one of {FOLDER}.") -> dict[str, Any]:
+    """The keys of a YAML file, not validated. Raises :class:`DataError` with ``file:line`` for what is none."""
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), _EachKeyOnce)
+    except UnicodeDecodeError as error:
+        raise DataError(str(path), f"byte {error.start} is not UTF-8", remedy="Save the file as UTF-8.") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise DataError(where, f"is not YAML: {getattr(error, 'problem', error)}") from None
+    if not isinstance(values, dict):
+        raise DataError(str(path), "holds no keys", remedy=remedy)
+    return values
+
+
+class _EachKeyOnce(yaml.SafeLoader):
+    """Refuses a key that stands twice, of which YAML would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[Any] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                problem = f"the key {key.value!r} stands twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)

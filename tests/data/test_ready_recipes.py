@@ -1,0 +1,312 @@
+"""The recipes for well-known repositories, on local copies of the same layout: files, columns and configurations."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from alignment.chat.types import Comparison, Conversation, Prompt
+from alignment.data import recipe as recipes
+from alignment.data import store
+from alignment.data.build import build
+from alignment.data.recipe import Recipe
+
+from .test_build import check_laws
+
+RECIPES = Path(__file__).parents[2] / "data_recipes"
+Rows = list[dict[str, Any]]
+
+
+def lines(path: Path, rows: Rows) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    path.write_bytes(gzip.compress(text) if path.suffix == ".gz" else text)
+
+
+def parquet(path: Path, rows: Rows, schema: pa.Schema | None = None) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows, schema), path)
+
+
+def card(folder: Path, configs: dict[str, dict[str, list[str]]]) -> None:
+    """A README that declares configurations: name → split → files."""
+    values = [
+        {"config_name": name, "data_files": [{"split": split, "path": paths} for split, paths in splits.items()]}
+        for name, splits in configs.items()
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "README.md").write_text(f"---\nconfigs: {json.dumps(values)}\n---\n# A dataset\n")
+
+
+def turns(*texts: str) -> Rows:
+    return [{"content": text, "role": "user" if n % 2 == 0 else "assistant"} for n, text in enumerate(texts)]
+
+
+def hh_rlhf(folder: Path) -> None:
+    (folder / "README.md").write_text("---\nlicense: mit\ntags:\n- human-feedback\n---\n")
+    for part in ("harmless-base", "helpful-base", "helpful-online"):
+        for split in ("train", "test"):
+            start = f"\n\nHuman: {part} {split}?\n\nAssistant: Say Human: twice.\n\nHuman: Why?\n\nAssistant: "
+            lines(folder / part / f"{split}.jsonl.gz", [{"chosen": f"{start}Good", "rejected": f"{start}Bad"}])
+
+
+def pku_saferlhf(folder: Path) -> None:
+    models = ("Alpaca-7B", "Alpaca2-7B", "Alpaca3-8B")
+    files = {split: [f"data/{model}/{split}.jsonl" for model in models] for split in ("train", "test")}
+    card(folder, {"default": files, "alpaca-7b": {split: paths[:1] for split, paths in files.items()}})
+    for model in models:
+        for split in files:
+            row: dict[str, Any] = {"prompt": f"{model} {split}?", "prompt_source": "Safer-RLHF"}
+            for side in (0, 1):
+                row |= {
+                    f"response_{side}": f"answer {side}",
+                    f"response_{side}_source": model,
+                    f"is_response_{side}_safe": side == 1,
+                    f"response_{side}_harm_category": {"Violence": side == 0, "Cybercrime": False},
+                    f"response_{side}_severity_level": 2 - 2 * side,
+                    f"response_{side}_sha256": "0" * 64,
+                }
+            odd = {"prompt": f"{model} odd?", "safer_response_id": 0}
+            rows = [row | {"better_response_id": 0, "safer_response_id": 1}]
+            lines(folder / "data" / model / f"{split}.jsonl", [*rows, rows[0] | odd])
+
+
+def helpsteer2(folder: Path) -> None:
+    asked = "One?\n<extra_id_1>Assistant\nTwo.\n<extra_id_1>User\nThree?"
+    scores = {"correctness": 4, "coherence": 4, "complexity": 2, "verbosity": 1}
+    pair = [
+        {"prompt": asked, "response": "weak", "helpfulness": 1},
+        {"prompt": asked, "response": "strong", "helpfulness": 4},
+    ]
+    equal = [{"prompt": "c#", "response": text, "helpfulness": 3} for text in ("x", "y")]
+    lines(folder / "train.jsonl.gz", [row | scores for row in (*pair, *equal)])
+    lines(folder / "validation.jsonl.gz", [{"prompt": "v", "response": "v", "helpfulness": 1} | scores])
+    lines(
+        folder / "disagreements" / "disagreements.jsonl.gz", [{"prompt": "d", "response": "d", "helpfulness": [1, 2]}]
+    )
+    preferences = []
+    for strength in range(-3, 4):
+        said = {"statement": "s", "elaboration": "e", "strength": strength}
+        preferences.append(
+            {
+                "split": "train",
+                "prompt": asked.replace("Three", f"Three {strength}"),
+                "response_1": "first",
+                "response_2": "second",
+                "preference_strength": strength,
+                "preference_statement": "s",
+                "preference_elaboration": "e",
+                "three_most_similar_preferences": [said],
+                "all_preferences_unprocessed": [{"strength": strength, "justification": "j"}],
+            }
+        )
+    lines(folder / "preference" / "preference.jsonl.gz", preferences)
+
+
+def ultrachat(folder: Path) -> None:
+    splits = ("train_sft", "test_sft", "train_gen", "test_gen")
+    card(folder, {"default": {split: [f"data/{split}-*"] for split in splits}})
+    for split in splits:
+        row = {"prompt": f"{split}?", "prompt_id": "0" * 64, "messages": turns(f"{split}?", "Yes.", "Sure?", "Quite.")}
+        parquet(folder / "data" / f"{split}-00000-of-00001.parquet", [row])
+
+
+def oasst2(folder: Path) -> None:
+    def message(n: int, parent: int | None, tree: int, role: str, **more: Any) -> dict[str, Any]:
+        values = {"message_id": f"m{n}", "parent_id": parent and f"m{parent}", "user_id": "u", "created_date": "2023"}
+        values |= {"text": f"text {n}", "role": role, "lang": "en", "review_count": 3, "review_result": True}
+        values |= {"deleted": False, "rank": None, "synthetic": False, "model_name": None}
+        values |= {"detoxify": {"toxicity": 0.1}, "message_tree_id": f"m{tree}", "tree_state": "ready_for_export"}
+        return values | {"emojis": {"name": ["+1"], "count": [1]}, "labels": None} | more
+
+    rows = [
+        message(1, None, 1, "prompter"),
+        message(2, 1, 1, "assistant", rank=0),
+        message(3, 2, 1, "prompter"),
+        message(4, 3, 1, "assistant"),
+        message(5, 1, 1, "assistant", rank=2),
+        message(6, None, 6, "prompter", review_result=None),
+        message(7, 6, 6, "assistant", review_result=False),
+    ]
+    schema = pa.Table.from_pylist(rows).schema
+    schema = schema.set(schema.get_field_index("rank"), pa.field("rank", pa.int32()))
+    for name, null in (("model_name", pa.string()), ("labels", pa.list_(pa.string()))):
+        schema = schema.set(schema.get_field_index(name), pa.field(name, null))
+    parquet(folder / "data" / "train-00000-of-00001.parquet", rows, schema)
+    parquet(folder / "data" / "validation-00000-of-00001.parquet", rows[:1], schema)
+
+
+def lmsys_prompts(folder: Path) -> None:
+    card(folder, {"default": {"train": ["data/train-*"]}})
+    for shard in (0, 1):
+        row = {
+            "conversation_id": f"{shard:032}",
+            "model": "vicuna-13b",
+            "conversation": turns(f"First {shard}?", "An answer that is nobody's business.", "Second?", "More."),
+            "turn": 2,
+            "language": "English",
+            "openai_moderation": [{"categories": {"hate": False}, "category_scores": {"hate": 0.0}, "flagged": False}],
+            "redacted": False,
+        }
+        parquet(folder / "data" / f"train-{shard:05}-of-00002-aaaa.parquet", [row])
+
+
+def no_robots(folder: Path) -> None:
+    card(folder, {"default": {split: [f"data/{split}-*"] for split in ("train", "test")}})
+    for split in ("train", "test"):
+        system = [{"content": "Be terse.", "role": "system"}] if split == "train" else []
+        row = {"prompt": "p", "prompt_id": "0" * 64, "messages": [*system, *turns("Hi?", "Hi.")], "category": "Chat"}
+        parquet(folder / "data" / f"{split}-00000-of-00001.parquet", [row])
+
+
+def gsm8k(folder: Path) -> None:
+    card(folder, {name: {split: [f"{name}/{split}-*"] for split in ("train", "test")} for name in ("main", "socratic")})
+    for name in ("main", "socratic"):
+        for split in ("train", "test"):
+            row = {"question": f"{name} {split}?", "answer": "48/2 = <<48/2=24>>24\n#### 1,024"}
+            parquet(folder / name / f"{split}-00000-of-00001.parquet", [row])
+
+
+def openmathinstruct2(folder: Path) -> None:
+    splits = ("train", "train_1M", "train_2M", "train_5M")
+    card(folder, {"default": {split: [f"data/{split}-*"] for split in splits}})
+    for split in splits:
+        row = {
+            "problem": f"{split}?",
+            "generated_solution": r"\boxed{2}",
+            "expected_answer": "2",
+            "problem_source": "math",
+        }
+        parquet(folder / "data" / f"{split}-00000-of-00001.parquet", [row, row | {"problem": "again?"}])
+
+
+LAYOUTS: dict[str, Callable[[Path], None]] = {
+    "hh_rlhf_harmless": hh_rlhf,
+    "hh_rlhf_helpful": hh_rlhf,
+    "pku_saferlhf": pku_saferlhf,
+    "helpsteer2": helpsteer2,
+    "helpsteer2_preference": helpsteer2,
+    "ultrachat": ultrachat,
+    "oasst2": oasst2,
+    "oasst2_comparisons": oasst2,
+    "lmsys_prompts": lmsys_prompts,
+    "no_robots": no_robots,
+    "gsm8k": gsm8k,
+    "openmathinstruct2": openmathinstruct2,
+}
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Callable[..., list[Any]]:
+    """Build a ready recipe on a local copy of its repository's layout; gives the training rows."""
+
+    def rows(name: str, **changes: Any) -> list[Any]:
+        folder, out = tmp_path / "repository", tmp_path / "out"
+        folder.mkdir()
+        LAYOUTS[name](folder)
+        values = recipes.read_yaml(RECIPES / f"{name}.yaml")
+        (source,) = values["sources"]
+        source["hub"]["repository"] = str(folder)
+        source |= {"expected_rows": None} | changes
+        values |= {"splits": {"train": 1.0, "valid": 0.0, "test": 0.0}, "max_dropped": 0.5}
+        summary = build(Recipe.parse(values), out, base=tmp_path)
+        check_laws(out, summary)
+        assert sum(summary.fates.values()) == len([line for line in store.entries(out) if line.derived_from is None])
+        return store.read(out, "train")
+
+    return rows
+
+
+def test_every_hub_recipe_has_its_layout_here() -> None:
+    sources = {path.stem: recipes.read_yaml(path)["sources"] for path in RECIPES.glob("*.yaml")}
+    assert {name for name, some in sources.items() if any("hub" in source for source in some)} == set(LAYOUTS)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_ready_recipe_says_where_it_reads_and_under_which_licence(name: str) -> None:
+    recipe = recipes.load(RECIPES / f"{name}.yaml")
+    (source,) = recipe.sources
+    assert source.hub is not None
+    assert source.hub.repository.count("/") == 1
+    assert source.hub.revision
+    assert source.name == name or name.startswith(source.name)
+
+
+@pytest.mark.parametrize("part", ["harmless", "helpful"])
+def test_hh_rlhf(made: Callable[..., list[Comparison]], part: str) -> None:
+    (row,) = made(f"hh_rlhf_{part}")
+    assert [turn.content for turn in row.prompt] == [f"{part}-base train?", "Say Human: twice.", "Why?"]
+    assert (row.chosen, row.rejected, row.grade) == ("Good", "Bad", None)
+
+
+def test_pku_saferlhf(made: Callable[..., list[Comparison]]) -> None:
+    rows = made("pku_saferlhf")
+    assert [row.prompt[0].content for row in rows] == ["Alpaca-7B train?", "Alpaca2-7B train?", "Alpaca3-8B train?"]
+    told = {(row.chosen, row.rejected, row.grade, row.chosen_safe, row.rejected_safe) for row in rows}
+    assert told == {("answer 1", "answer 0", None, True, False)}
+
+
+def test_helpsteer2(made: Callable[..., list[Comparison]]) -> None:
+    (row,) = made("helpsteer2")
+    assert [turn.content for turn in row.prompt] == ["One?", "Two.", "Three?"]
+    assert (row.chosen, row.rejected, row.grade) == ("strong", "weak", "significantly")
+
+
+def test_helpsteer2_preference(made: Callable[..., list[Comparison]]) -> None:
+    rows = made("helpsteer2_preference")
+    assert [(row.prompt[-1].content, row.chosen, row.grade) for row in rows] == [
+        ("Three -3?", "first", "significantly"),
+        ("Three -2?", "first", "better"),
+        ("Three -1?", "first", "slightly"),
+        ("Three 1?", "second", "slightly"),
+        ("Three 2?", "second", "better"),
+        ("Three 3?", "second", "significantly"),
+    ]
+
+
+def test_ultrachat(made: Callable[..., list[Conversation]]) -> None:
+    (row,) = made("ultrachat")
+    assert [turn.content for turn in row.messages] == ["train_sft?", "Yes.", "Sure?", "Quite."]
+
+
+def test_oasst2(made: Callable[..., list[Conversation]]) -> None:
+    rows = made("oasst2")
+    assert [[turn.content[-1] for turn in row.messages] for row in rows] == [["1", "2", "3", "4"], ["1", "5"]]
+
+
+def test_oasst2_comparisons(made: Callable[..., list[Comparison]]) -> None:
+    (row,) = made("oasst2_comparisons")
+    assert (row.chosen, row.rejected, row.grade) == ("text 2", "text 5", "better")
+
+
+def test_lmsys_prompts_carry_no_answer(made: Callable[..., list[Prompt]]) -> None:
+    rows = made("lmsys_prompts")
+    assert [[turn.content for turn in row.messages] for row in rows] == [["First 0?"], ["First 1?"]]
+    assert rows[0].tags == ("English",)
+
+
+def test_no_robots(made: Callable[..., list[Conversation]]) -> None:
+    (row,) = made("no_robots")
+    assert [(turn.role, turn.content) for turn in row.messages] == [
+        ("system", "Be terse."), ("user", "Hi?"), ("assistant", "Hi."),
+    ]  # fmt: skip
+    assert row.tags == ("Chat",)
+
+
+def test_gsm8k(made: Callable[..., list[Prompt]]) -> None:
+    (row,) = made("gsm8k")
+    assert (row.messages[0].content, row.reference) == ("main train?", "1,024")
+
+
+def test_openmathinstruct2_takes_its_first_rows(made: Callable[..., list[Conversation]]) -> None:
+    assert recipes.load(RECIPES / "openmathinstruct2.yaml").sources[0].limit == 100_000
+    (row,) = made("openmathinstruct2", limit=1)
+    assert (row.messages[0].content, row.messages[1].content) == ("train_1M?", r"\boxed{2}")
+    assert row.tags == ("math",)
