@@ -33,6 +33,8 @@ wheel: venv
 bench: venv
 	$(VENV)/bin/python benchmarks/sampling.py
 	$(VENV)/bin/python benchmarks/sft.py
+	$(VENV)/bin/python benchmarks/filters.py
+	$(VENV)/bin/python benchmarks/data.py
 
 clean:
 	rm -rf runs dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -42,18 +42,20 @@ def sentence(rng: random.Random, words: int) -> str:
 
 def write(path: Path, rows: int) -> None:
     """Questions and answers, of which a tenth has something for a filter and a twentieth nearly repeats an earlier."""
-    rng = random.Random(0)
-    earlier = [""] * 1000
+    rng = random.Random(rows)
+    earlier: list[tuple[str, str]] = []
     with open(path, "w") as file:
         for number in range(rows):
-            answer = sentence(rng, 20)
-            if number % 20 == 0 and number:
-                answer = earlier[rng.randrange(min(number, 1000))].replace(" ", " ", 1) + " Indeed."
+            question, answer = f"What about {sentence(rng, 8)[:-1]}?", sentence(rng, 20)
+            if number % 20 == 10:
+                question, answer = rng.choice(earlier)
+                answer += " Indeed."
             elif number % 10 == 0:
                 planted = rng.choice(PLANTED)
                 answer += " " + planted.format(name=rng.choice(WORDS), n=number % 1000, word=rng.choice(WORDS))
-            earlier[number % 1000] = answer
-            file.write(json.dumps({"q": f"What about {sentence(rng, 8)[:-1]}?", "a": answer}) + "\n")
+            if len(earlier) < 1000:
+                earlier.append((question, answer))
+            file.write(json.dumps({"q": question, "a": answer}) + "\n")
 
 
 def recipe(folder: Path) -> dict[str, Any]:

@@ -29,14 +29,14 @@ def run(settings: Settings, inputs: dict[str, Artifact], store: Store) -> None:
         return
     console.say()
     console.console().print(lineage.tree(target, store))
+    if target.kind == "dataset":
+        inside.dataset(target, settings.examples, store)
     if target.kind == "foreign":
         console.say(f"[dim]{target.path}: not made here, so it has no lineage; digest {target.fingerprint[:16]}[/dim]")
     else:
         lineage.record(target)
     if (target.path / "config.json").is_file():
         inside.model(target)
-    elif target.kind == "dataset":
-        inside.dataset(target, settings.examples, store)
     elif target.kind == "answers":
         inside.answers(target, settings.examples)
     elif target.kind == "evaluation":

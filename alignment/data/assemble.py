@@ -77,16 +77,18 @@ class Assembler:
             return dropped(one.by, one.reason, one.detail)
         if first != one.id:
             return dropped("duplicates", "duplicate", f"of {first}")
-        if twin := twins.get(id(one)):
+        twin = twins.get(id(one), "")
+        if twin:
             assert self._use is not None
             if self._use.action == "drop":
                 return dropped("duplicates", "near duplicate", f"of {twin}")
-            marks = (*marks, f"near duplicate of {twin}")
+            marks = (*marks, "near duplicate")
         side = self._side(one.key, given)
         if given not in (None, side):
             return dropped("splits", "its prompt is in another split")
         fate: Fate = "flagged" if marks else "changed" if changes else "kept"
-        return Verdict(fate, one.id, one.row, "", "", "", marks, changes, side, 1, one.line)
+        detail = f"of {twin}" if twin else ""
+        return Verdict(fate, one.id, one.row, "", "", detail, marks, changes, side, 1, one.line)
 
     def _side(self, key: str, given: Split | None) -> Split:
         """The split of a prompt: where its first row fell, by what the source gave or by its hash."""

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from alignment.chat import tokenizers
 from alignment.data import assemble, hub, ledger, readers, store, world
-from alignment.data.ledger import Origin, Tally
-from alignment.data.prepare import Scores
+from alignment.data.ledger import Origin, Tally, Verdict
+from alignment.data.prepare import Record, Scores
 from alignment.data.recipe import Recipe, local_files
-from alignment.data.rows import SPLITS, Kind, Raw, Row
+from alignment.data.rows import Kind, Raw, Row, Split
 from alignment.data.shards import Job, Shards, passes, raw_jobs, run_pass, run_scored
 from alignment.data.sources import Source, resolve
 from alignment.data.statistics import Statistics, Terms
@@ -24,6 +24,12 @@ from alignment.data.store import Card, Writer
 from alignment.errors import DataError, UserError
 from alignment.files import digest_json
 from alignment.parts import FOLDER
+
+World = dict[str, int]
+"""Seed and residents of a miniature world."""
+
+PROGRESS_EVERY = 5_000
+"""Source rows."""
 
 Progress = Callable[[str, int, int | None], None]
 """Called now and then with what is being done, the source rows done, and the rows expected where known."""
@@ -186,38 +192,20 @@ def _files(shards: Shards, number: int) -> list[Path]:
 def _write(
     recipe: Recipe, out: Path, shards: Shards, read: list[int], around: Surroundings, progress: Progress | None
 ) -> Card:
-    """Decide on every record and write tables, ledger and card's contents."""
-    tallies = [Tally() for _ in recipe.sources]
-    count = _counter(around.tokenizer)
-    statistics = Statistics(around.terms, count, around.language)
-    last = len(passes(recipe)) - 1
-    done, everything = 0, sum(read)
+    """Decide on every record, and write tables and ledger; what is counted on the way becomes the card."""
+    count, last = _counter(around.tokenizer), len(passes(recipe)) - 1
+    tallies, statistics = [Tally() for _ in recipe.sources], Statistics(around.terms, count, around.language)
+    everything = sum(read)
 
     def streamed() -> Iterator[assemble.Shard]:
         for path in _files(shards, last):
             yield int(path.name.partition("-")[0]), shards.read(path)
 
     with Writer(out, recipe.kind) as writer:
-        for place, record, verdicts in assemble.decided(recipe, out, streamed, count):
-            source, tally = recipe.sources[place], tallies[place]
-            members = tuple(record.get("members", ()))
-            origin = Origin(source.name, record["file"], record["line"], record["name"], record["place"], members)
-            for verdict, candidate in zip(verdicts, record["candidates"], strict=True):
-                tally.judge(verdict, f"{origin.place}:{verdict.line or origin.line}", record.get("shown", ""))
-                for _ in range(verdict.copies):
-                    assert verdict.row is not None
-                    assert verdict.split is not None
-                    row = store.named(verdict.row, verdict.id)
-                    writer.add(verdict.split, row)
-                    statistics.add(row, source.name, source.licence, verdict.marks)
-                for name, value in candidate.scores.items():
-                    statistics.add_score(name, value)
-            for entry in ledger.lines(origin, verdicts, record.get("changed", "")):
-                writer.record(entry)
-                tally.add(entry)
-            tally.read += 1 + len(members)
-            done += 1 + len(members)
-            if progress and done % 5_000 == 0:
+        decided = assemble.decided(recipe, out, streamed, count)
+        for done, (place, record, verdicts) in enumerate(decided, 1):
+            _put_down(recipe.sources[place], record, verdicts, tallies[place], statistics, writer)
+            if progress and done % PROGRESS_EVERY == 0:
                 progress("writing", done, everything)
         for tally in tallies:
             tally.check()
@@ -225,20 +213,52 @@ def _write(
         assemble.check_enough(recipe, writer.rows)
         assert sum(writer.rows.values()) == sum(tally.rows for tally in tallies)
         assert [tally.read for tally in tallies] == read, "every row that was read has its line"
-    fates = {fate: sum(tally.fates[fate] for tally in tallies) for fate in ledger.FATES}
+    return _card(recipe, tallies, statistics, writer.rows, _world(recipe, around))
+
+
+def _put_down(
+    source: Source,
+    record: Record,
+    verdicts: Sequence[Verdict],
+    tally: Tally,
+    statistics: Statistics,
+    writer: Writer,
+) -> None:
+    """Write the rows that are kept of one source row, and its lines in the ledger; count all of it."""
+    members = tuple(record.get("members", ()))
+    origin = Origin(source.name, record["file"], record["line"], record["name"], record["place"], members)
+    for verdict, candidate in zip(verdicts, record["candidates"], strict=True):
+        tally.judge(verdict, f"{origin.place}:{verdict.line or origin.line}", record.get("shown", ""))
+        for _ in range(verdict.copies):
+            assert verdict.row is not None
+            assert verdict.split is not None
+            row = store.named(verdict.row, verdict.id)
+            writer.add(verdict.split, row)
+            statistics.add(row, source.name, source.licence, verdict.marks)
+        for name, value in candidate.scores.items():
+            statistics.add_score(name, value)
+    for entry in ledger.lines(origin, verdicts, record.get("changed", "")):
+        writer.record(entry)
+        tally.add(entry)
+    tally.read += 1 + len(members)
+
+
+def _card(
+    recipe: Recipe, tallies: Sequence[Tally], statistics: Statistics, rows: dict[Split, int], world: World | None
+) -> Card:
     judged, dropped = (sum(getattr(tally, name) for tally in tallies) for name in ("judged", "dropped"))
     named = zip(recipe.sources, tallies, strict=True)
     return Card(
         kind=recipe.kind,
-        rows={split: writer.rows[split] for split in SPLITS if split in writer.rows},
-        fates=fates,
+        rows=rows,
+        fates={fate: sum(tally.fates[fate] for tally in tallies) for fate in ledger.FATES},
         dropped_share=dropped / judged if judged else 0.0,
         sources={source.name: tally.summary(source.licence) for source, tally in named},
         licences=recipe.licences,
         made_by="data",
         recipe=recipe.identity(),
         recipe_digest=recipe.digest,
-        world=_world(recipe, around),
+        world=world,
         statistics=statistics.summary(),
     )
 
@@ -251,9 +271,9 @@ def _counter(tokenizer: Path | None) -> Callable[[Sequence[str]], list[int]] | N
     return lambda texts: [len(ids) for ids in spelled.encode_many(list(texts))]
 
 
-def _world(recipe: Recipe, around: Surroundings) -> dict[str, int] | None:
+def _world(recipe: Recipe, around: Surroundings) -> World | None:
     """The miniature world that all sources come from, or None."""
-    worlds: list[dict[str, int] | None] = []
+    worlds: list[World | None] = []
     for place, source in enumerate(recipe.sources):
         if source.miniature:
             worlds.append({"seed": source.miniature.world.seed, "residents": source.miniature.world.residents})

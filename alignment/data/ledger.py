@@ -80,9 +80,9 @@ class Verdict:
 
     @property
     def told(self) -> str:
-        """The ledger's words."""
-        why = f"{self.reason} {self.detail}".strip()
-        return "; ".join(part for part in (why, *self.marks, *self.changes) if part)
+        """The ledger's words. ``detail`` belongs to the reason, or to the last mark; it may also stand alone."""
+        *said, last = [self.reason] if self.reason else self.marks or ("",)
+        return "; ".join(part for part in (*said, f"{last} {self.detail}".strip(), *self.changes) if part)
 
 
 JOINED = "joined with line"

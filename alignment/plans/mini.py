@@ -37,63 +37,89 @@ class Settings(StrictSettings):
 
 def steps(settings: Settings) -> list[Step]:
     """The steps in order; ``mini:<name>`` names them from anywhere."""
+    lay = _Layout(settings)
+    return [*_written(lay), *_first_models(lay), *_drawn(lay), *_final_model(lay), *_compared(lay)]
 
-    def step(name: str, stage: str, /, *, on_demand: bool = False, open_gates: Any = None, **said: Any) -> Step:
+
+class _Layout:
+    """Writes steps with the plan's numbers."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.numbers = settings
+
+    def step(self, name: str, stage: str, /, *, on_demand: bool = False, gates_open: Any = None, **said: Any) -> Step:
+        """A step by its settings, dots written as ``__``; ``gates_open`` holds where the plan's gates are open."""
         given = {key.replace("__", "."): value for key, value in said.items() if value is not None}
-        given |= {} if settings.gates else open_gates or {}
-        return Step(name, stage, given, settings.budget.get(name, 0.0), on_demand)
+        given |= {} if self.numbers.gates else gates_open or {}
+        return Step(name, stage, given, self.numbers.budget.get(name, 0.0), on_demand)
 
-    pool = None
-    if settings.rows is not None:
-        pool = {"train": {"rows": settings.rows}, "valid": {"rows": 32}, "test": {"rows": 64}}
-    asked = None if pool is None else {"train": {"rows": settings.rows}, "valid": {"rows": 32}}
+    def rows(self, name: str, *, test: bool = True, on_demand: bool = False) -> Step:
+        """A dataset of the miniature's own, by its recipe, with the plan's number of rows."""
+        few = None
+        if self.numbers.rows is not None:
+            few = {"train": {"rows": self.numbers.rows}, "valid": {"rows": 32}}
+            few |= {"test": {"rows": 64}} if test else {}
+        return self.step(
+            name, "data", on_demand=on_demand, recipe=f"miniature_{name}", recipe__sources__0__miniature=few
+        )
+
+
+def _written(lay: _Layout) -> list[Step]:
+    """What the world writes. The prompts to measure by are as many as ever: fewer would not tell models apart."""
     return [
-        step("text", "data", recipe="miniature_text", recipe__sources__0__miniature=pool),
-        step("tokenizer", "tokenizer", data="step:text", pieces=settings.pieces),
-        step(
+        lay.rows("text"),
+        lay.rows("conversations"),
+        lay.rows("careful"),
+        lay.rows("dialogues", test=False),
+        lay.rows("questions", test=False),
+        lay.step("prompts", "data", recipe="miniature_prompts"),
+    ]
+
+
+def _first_models(lay: _Layout) -> list[Step]:
+    return [
+        lay.step("tokenizer", "tokenizer", data="step:text", pieces=lay.numbers.pieces),
+        lay.step(
             "base",
             "pretrain",
             data="step:text",
             tokenizer="step:tokenizer",
-            optimisation__steps=settings.pretrain_steps,
+            optimisation__steps=lay.numbers.pretrain_steps,
         ),
-        step("conversations", "data", recipe="miniature_conversations", recipe__sources__0__miniature=pool),
-        step("careful", "data", recipe="miniature_careful", recipe__sources__0__miniature=pool),
-        step("dialogues", "data", recipe="miniature_dialogues", recipe__sources__0__miniature=asked),
-        step("questions", "data", recipe="miniature_questions", recipe__sources__0__miniature=asked),
-        step("prompts", "data", recipe="miniature_prompts"),
-        step(
+        lay.step(
             "first",
             "sft",
             model__weights="step:base",
             data="step:conversations",
-            optimisation__steps=settings.first_steps,
+            optimisation__steps=lay.numbers.first_steps,
         ),
-        step(
+    ]
+
+
+def _drawn(lay: _Layout) -> list[Step]:
+    """What the first model draws, and the mixture it goes into."""
+    count = lay.numbers.questions
+    return [
+        lay.step(
             "teach",
             "teach",
             teacher="step:first",
             prompts="step:questions",
-            count=settings.questions,
-            open_gates={"unfinished": "keep"},
+            count=count,
+            gates_open={"unfinished": "keep"},
         ),
-        step(
-            "ghost",
-            "ghost",
-            policy="step:first",
-            dialogues="step:dialogues",
-            count=settings.questions,
-            open_gates={"keep": "all"},
+        lay.step(
+            "ghost", "ghost", policy="step:first", dialogues="step:dialogues", count=count, gates_open={"keep": "all"}
         ),
-        step(
+        lay.step(
             "preprompt",
             "preprompt",
             policy="step:first",
             prompts="step:questions",
-            count=settings.questions,
-            open_gates={"min_gain": None},
+            count=count,
+            gates_open={"min_gain": None},
         ),
-        step(
+        lay.step(
             "mixture",
             "data",
             recipe="miniature_mixture",
@@ -103,30 +129,41 @@ def steps(settings: Settings) -> list[Step]:
             recipe__sources__2__dataset="step:ghost",
             recipe__sources__3__dataset="step:preprompt",
         ),
-        step(
+    ]
+
+
+def _final_model(lay: _Layout) -> list[Step]:
+    return [
+        lay.step(
             "sft",
             "sft",
             model__weights="step:first",
             data="step:mixture",
-            optimisation__steps=settings.sft_steps,
+            optimisation__steps=lay.numbers.sft_steps,
         ),
-        step(
+        lay.step(
             "samples",
             "evaluate",
             models=["step:sft"],
             prompts="step:prompts",
             conversations="step:conversations",
             reference="step:base",
-            count=settings.prompts,
+            count=lay.numbers.prompts,
         ),
-        step("subjects", "data", on_demand=True, recipe="miniature_subjects", recipe__sources__0__miniature=asked),
-        step(
+    ]
+
+
+def _compared(lay: _Layout) -> list[Step]:
+    """Pairs of answers and their grades, for those who ask."""
+    return [
+        lay.rows("subjects", test=False, on_demand=True),
+        lay.step(
             "pairs",
             "pairs",
             on_demand=True,
             models=["step:sft", "step:first"],
             prompts="step:subjects",
-            count=settings.questions,
+            count=lay.numbers.questions,
         ),
-        step("label", "label", on_demand=True, pairs="step:pairs"),
+        lay.step("label", "label", on_demand=True, pairs="step:pairs"),
     ]

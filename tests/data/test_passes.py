@@ -306,6 +306,7 @@ def test_near_duplicates_are_dropped_or_flagged_and_named(tmp_path: Path, write)
         use_ = {"filter": "near_duplicates", "action": action, "options": options}
         card = build(parse(source(), filters=[use_]), tmp_path / action, base=tmp_path)
         check_laws(tmp_path / action, card)
+    assert card.sources["s"]["flags"] == {"near duplicate": 1}
     dropped, flagged = (entry(tmp_path / action, 2) for action in ("drop", "flag"))
     assert (dropped.fate, dropped.by, dropped.reason) == ("dropped", "duplicates", "near duplicate of s:1")
     assert (flagged.fate, flagged.reason) == ("flagged", "near duplicate of s:1")
