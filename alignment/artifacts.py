@@ -18,6 +18,7 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from alignment import files
 from alignment.errors import UserError
@@ -188,8 +189,15 @@ def foreign(path: Path, reference: str) -> Artifact:
 
 
 def named(kind: Literal["gold", "endpoint"], name: str) -> Artifact:
-    """What a reference names that is no directory: its name is all there is to fingerprint."""
-    return Artifact(Path(), kind, "", f"{kind}:{name}", files.digest_json({"kind": kind, "name": name}))
+    """What a reference names that is no directory: its name is fingerprinted, and a model's server with it."""
+    server = {"server": _server()} if kind == "endpoint" else {}
+    return Artifact(Path(), kind, "", f"{kind}:{name}", files.digest_json({"kind": kind, "name": name} | server))
+
+
+def _server() -> str:
+    """Where the environment says that models are asked, without a name or password that stands in the address."""
+    address = urlsplit(os.environ.get("OPENAI_BASE_URL", "").strip())
+    return f"{address.scheme}://{address.hostname}:{address.port}{address.path.rstrip('/')}"
 
 
 def _fields(artifact: Artifact) -> dict[str, Any]:

@@ -14,6 +14,17 @@ class UserError(ValueError):
         self.problem, self.cause, self.remedy = problem, cause, remedy
         super().__init__("\n".join(part for part in (problem, cause, remedy) if part))
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """From one process to another with everything it says."""
+        return _again, (type(self), dict(self.__dict__))
+
+
+def _again(kind: type[UserError], said: dict[str, str]) -> UserError:
+    error = kind.__new__(kind)
+    UserError.__init__(error, said["problem"], cause=said["cause"], remedy=said["remedy"])
+    error.__dict__.update(said)
+    return error
+
 
 class DataError(UserError):
     """A row or file that cannot be used. ``where`` is ``file:line`` (or ``file`` alone)."""

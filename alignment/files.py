@@ -26,7 +26,8 @@ TEMPORARY = ".partial"
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Replace ``path`` by ``content``: written beside, fsynced, renamed."""
     data = content.encode() if isinstance(content, str) else content
-    beside = path.with_name(f"{path.name}{TEMPORARY}")
+    # By process: one that has not yet noticed that its parent was killed may be writing the same.
+    beside = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
     with open(beside, "wb") as file:
         file.write(data)
         file.flush()

@@ -89,3 +89,13 @@ def prompt_key(turns: Sequence[Message]) -> str:
     opening = next((turn.content for turn in turns if turn.role == "user"), "")
     plain = re.sub(r"\s+", " ", opening).strip().casefold()
     return hashlib.sha256(plain.encode()).hexdigest()[:16]
+
+
+OPENING = "opening:"
+"""Begins the tag of a row whose opening message was changed: what follows is the key of the message as it was."""
+
+
+def row_key(row: Conversation | Prompt) -> str:
+    """The :func:`prompt_key` of a row, or of what it was made from where an instruction was put into it."""
+    changed = next((tag for tag in row.tags if tag.startswith(OPENING)), "")
+    return changed.removeprefix(OPENING) or prompt_key(row.messages)

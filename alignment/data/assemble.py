@@ -1,12 +1,14 @@
 """What can only be decided of a row among all others, in order: duplicates, its side, how often it is drawn.
 
-Memory: 16 bytes of digest and the id of every distinct row (some 250 bytes a row in Python), and the index of
-near duplicates where the recipe asks for one (``filters/near.py`` states its size). Everything else streams.
+Memory: 16 bytes of digest and the id of every distinct row (some 250 bytes a row in Python; half as much again
+where rows bring ids of their own), and the index of near duplicates where the recipe asks for one
+(``filters/near.py`` states its size). Everything else streams.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -33,6 +35,7 @@ class Assembler:
     def __init__(self, recipe: Recipe, out: Path) -> None:
         self.recipe = recipe
         self._seen: dict[bytes, str] = {}
+        self._ids: Counter[str] = Counter()
         self._sides: dict[str, Split] = {}
         self._given = any(source.brings_sides for source in recipe.sources)
         self._near: near.Index | None = None
@@ -47,14 +50,31 @@ class Assembler:
 
     def decide(self, source: int, records: Sequence[Record]) -> list[list[Verdict]]:
         """The verdicts on a shard's candidates, by record. Whatever is kept has one copy, until it is drawn."""
-        left = [one for record in records for one in record["candidates"] if one.row is not None]
-        first = {id(one): self._seen.setdefault(bytes.fromhex(one.digest), one.id) for one in left}
-        twins = self._twins([one for one in left if first[id(one)] == one.id], self.recipe.sources[source].name)
+        first: dict[int, str] = {}
+        fresh = []
+        for record in records:
+            for one in record["candidates"]:
+                one.id = self._unique(one.id, record["name"])
+                if one.row is not None:
+                    digest = bytes.fromhex(one.digest)
+                    if digest in self._seen:
+                        first[id(one)] = self._seen[digest]
+                    else:
+                        self._seen[digest] = one.id
+                        fresh.append(one)
+        twins = self._twins(fresh, self.recipe.sources[source].name)
         verdicts = []
         for record in records:
             some = record["candidates"]
             verdicts.append([self._verdict(one, record.get("split"), first.get(id(one)), twins) for one in some])
         return verdicts
+
+    def _unique(self, row_id: str, name: str) -> str:
+        """The id, or one that tells a row from an earlier one that brought the same: ``s:7``, ``s:7~2``, …"""
+        if row_id == name or row_id.startswith(f"{name}#"):
+            return row_id  # by the row's place, which no other has
+        self._ids[row_id] += 1
+        return row_id if self._ids[row_id] == 1 else f"{row_id}~{self._ids[row_id]}"
 
     def _twins(self, fresh: list[Candidate], source: str) -> dict[int, str]:
         """What each candidate nearly repeats, for those that repeat something."""
@@ -75,7 +95,7 @@ class Assembler:
             return Verdict("not_drawn", one.id, by=LIMIT, reason=one.reason)
         if one.row is None:
             return dropped(one.by, one.reason, one.detail)
-        if first != one.id:
+        if first is not None:
             return dropped("duplicates", "duplicate", f"of {first}")
         twin = twins.get(id(one), "")
         if twin:

@@ -16,13 +16,13 @@ from alignment.data import assemble, hub, ledger, readers, store, world
 from alignment.data.ledger import Origin, Tally, Verdict
 from alignment.data.prepare import Record, Scores
 from alignment.data.recipe import Recipe, local_files
-from alignment.data.rows import Kind, Raw, Row, Split
+from alignment.data.rows import Kind, Raw, Row, Split, none
 from alignment.data.shards import Job, Shards, passes, raw_jobs, run_pass, run_scored
 from alignment.data.sources import Source, resolve
 from alignment.data.statistics import Statistics, Terms
 from alignment.data.store import Card, Writer
 from alignment.errors import DataError, UserError
-from alignment.files import digest_json
+from alignment.files import digest_file, digest_json
 from alignment.parts import FOLDER
 
 World = dict[str, int]
@@ -81,7 +81,8 @@ def build(
 def _stamp(recipe: Recipe, around: Surroundings) -> str:
     """What the shards of a build depend on: the recipe, and its files as they are now."""
     found = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in local_files(recipe, around.base)]
-    return digest_json([recipe.digest, found, {place: str(path) for place, path in around.datasets.items()}])
+    parents = {place: digest_file(path / store.LEDGER) for place, path in around.datasets.items()}
+    return digest_json([recipe.digest, found, parents])
 
 
 def raw_rows(source: Source, kind: Kind, root: str | None, base: Path, dataset: Path | None = None) -> Iterator[Raw]:
@@ -100,9 +101,15 @@ def _ungrouped(source: Source, kind: Kind, root: str | None, base: Path, dataset
         yield from world.read(source.miniature, kind)
     else:
         assert dataset is not None
-        for split in store.card(dataset)["rows"]:
+        card = store.card(dataset)
+        if card["kind"] != kind:
+            raise UserError(
+                f"source {source.name}: {source.dataset} holds {card['kind']}, and the recipe's kind is {kind}",
+                remedy="Name a dataset of that kind.",
+            )
+        for split in card["rows"]:
             for number, row in enumerate(store.stream(dataset, split), 1):
-                yield Raw(f"{source.name}/{split}", number, row, str(dataset), split)
+                yield Raw(split, number, row, str(dataset), split)
 
 
 def _prepare(recipe: Recipe, shards: Shards, around: Surroundings, progress: Progress | None) -> list[int]:
@@ -114,12 +121,7 @@ def _prepare(recipe: Recipe, shards: Shards, around: Surroundings, progress: Pro
     read = [0] * len(recipe.sources)
     for place, source in enumerate(recipe.sources):
         _read_source(recipe, place, shards, around, against, read, progress)
-        if source.expected_rows is not None and read[place] != source.expected_rows:
-            raise UserError(
-                f"source {source.name}: {read[place]:,} rows read, expected_rows={source.expected_rows:,}",
-                cause="The file was cut off or is another version of it.",
-                remedy="Fetch it again, or correct expected_rows (null where the count is not known).",
-            )
+        check_count(source, read[place])
     for number, one in enumerate(rounds[1:], 1):
         paths = [(path, shards.path(number, path.name.partition(".")[0])) for path in _files(shards, number - 1)]
         if one.scored is not None:
@@ -143,7 +145,9 @@ def _read_source(
 ) -> None:
     """Shape and filter one source in shards; those of an earlier start are left as they are."""
     source = recipe.sources[place]
-    several = source.files is not None and len(resolve(source.files, recipe.root, around.base)) > 1
+    several = source.brings_sides
+    if source.files is not None:
+        several = len(resolve(source.files, recipe.root, around.base)) > 1
     done = 0
 
     def told(rows: int) -> None:
@@ -167,6 +171,16 @@ def _read_source(
     run_pass(wanted(), (recipe, passes(recipe)[0], against, shards), around.workers, told)
 
 
+def check_count(source: Source, read: int) -> None:
+    """Raise :class:`UserError` where a source has not the rows that the recipe expects."""
+    if source.expected_rows is not None and read != source.expected_rows:
+        raise UserError(
+            f"source {source.name}: {read:,} rows read, expected_rows={source.expected_rows:,}",
+            cause="The file was cut off or is another version of it.",
+            remedy="Fetch it again, or correct expected_rows (null where the count is not known).",
+        )
+
+
 def _evaluation_sets(recipe: Recipe, base: Path) -> dict[str, list[Row]]:
     """The rows that filters compare with, by the name of their set. Raises :class:`UserError` for an empty one."""
     from alignment.data.formats import FORMATS
@@ -174,13 +188,18 @@ def _evaluation_sets(recipe: Recipe, base: Path) -> dict[str, list[Row]]:
     sets: dict[str, list[Row]] = {}
     for one in (one for use in recipe.filters or [] for one in use.against or []):
         shape, read = one.shape(one.kind), FORMATS[one.format].read
-        rows = []
+        rows, read_rows = [], 0
         for raw in raw_rows(one, one.kind, recipe.root, base):
-            for candidate in read(raw, shape).candidates:
-                if candidate.row is not None:
-                    rows.append(store.named(candidate.row, candidate.row.id or f"{one.name}:{raw.line}"))
-        if not rows:
-            raise DataError(one.name, "the evaluation set holds no rows", remedy="Check its format and columns.")
+            read_rows += 1
+            for candidate in read(raw, shape).candidates or none(f"no {one.kind} in it").candidates:
+                if candidate.row is None:
+                    raise DataError(
+                        raw.where,
+                        f"the evaluation set {one.name} cannot be compared with: {candidate.dropped}",
+                        remedy="Take the row out of the file: what is not compared with is not found.",
+                    )
+                rows.append(store.named(candidate.row, candidate.row.id or f"{one.name}:{raw.line}"))
+        check_count(one, read_rows)
         sets[one.name] = rows
     return sets
 
@@ -213,7 +232,7 @@ def _write(
         assemble.check_enough(recipe, writer.rows)
         assert sum(writer.rows.values()) == sum(tally.rows for tally in tallies)
         assert [tally.read for tally in tallies] == read, "every row that was read has its line"
-    return _card(recipe, tallies, statistics, writer.rows, _world(recipe, around))
+    return _card(recipe, tallies, statistics, writer.rows, common_world(recipe, around.datasets))
 
 
 def _put_down(
@@ -235,8 +254,9 @@ def _put_down(
             row = store.named(verdict.row, verdict.id)
             writer.add(verdict.split, row)
             statistics.add(row, source.name, source.licence, verdict.marks)
-        for name, value in candidate.scores.items():
-            statistics.add_score(name, value)
+        for name, values in candidate.scores.items():
+            for value in values:
+                statistics.add_score(name, value)
     for entry in ledger.lines(origin, verdicts, record.get("changed", "")):
         writer.record(entry)
         tally.add(entry)
@@ -271,12 +291,12 @@ def _counter(tokenizer: Path | None) -> Callable[[Sequence[str]], list[int]] | N
     return lambda texts: [len(ids) for ids in spelled.encode_many(list(texts))]
 
 
-def _world(recipe: Recipe, around: Surroundings) -> World | None:
-    """The miniature world that all sources come from, or None."""
+def common_world(recipe: Recipe, datasets: Mapping[int, Path]) -> World | None:
+    """The miniature world that all sources come from, or None. ``datasets`` are by the source's place."""
     worlds: list[World | None] = []
     for place, source in enumerate(recipe.sources):
         if source.miniature:
             worlds.append({"seed": source.miniature.world.seed, "residents": source.miniature.world.residents})
         else:
-            worlds.append(store.card(around.datasets[place])["world"] if source.dataset else None)
+            worlds.append(store.card(datasets[place])["world"] if source.dataset else None)
     return worlds[0] if all(one == worlds[0] for one in worlds) else None

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 
-from alignment.chat.types import Comparison, Conversation, Message, Messages, Text, prompt_key
+from alignment.chat.types import Comparison, Conversation, Message, Messages, Text, prompt_key, row_key
 from alignment.data.rows import Row
 
 TURN_SPELLINGS = ("<start_of_turn>", "<end_of_turn>", "<bos>", "<eos>")
@@ -68,7 +68,7 @@ def split_key(row: Row) -> str:
     """What all rows of one prompt share, so that they fall on one side. A document is its own prompt."""
     if isinstance(row, Text):
         return content_digest(row).hex()
-    return prompt_key(row.prompt if isinstance(row, Comparison) else row.messages)
+    return prompt_key(row.prompt) if isinstance(row, Comparison) else row_key(row)
 
 
 def _strip(turns: Messages) -> Messages:

@@ -42,6 +42,11 @@ class Derivation:
         self._licences = {name: ", ".join(parent.licences) for name, parent in parents.items()}
         self._writer = store.Writer(out, kind)
         self._statistics = Statistics(None, None)
+        self._unread = {
+            (name, split): bytearray(b"\1" * count)
+            for name, parent in parents.items()
+            for split, count in store.card(parent.path)["rows"].items()
+        }
 
     def __enter__(self) -> Derivation:
         return self
@@ -56,6 +61,8 @@ class Derivation:
         """
         tally = self._tallies[place.parent]
         tally.read += 1
+        assert self._unread[place.parent, place.split][place.number - 1], f"{place} comes twice"
+        self._unread[place.parent, place.split][place.number - 1] = 0
         origin = Origin(place.parent, place.split, place.number, place.id)
         for verdict in verdicts:
             tally.judge(verdict, f"{place.parent}/{place.split}:{place.number}", place.id)
@@ -73,8 +80,10 @@ class Derivation:
 
         Raises :class:`UserError` where no row is left.
         """
-        for tally in self._tallies.values():
+        self._record_unread()
+        for name, tally in self._tallies.items():
             tally.check()
+            assert tally.read == sum(len(rows) for (parent, _), rows in self._unread.items() if parent == name)
         rows = self._writer.rows
         if not rows:
             reasons = {reason: count for tally in self._tallies.values() for reason, count in tally.reasons.items()}
@@ -98,3 +107,11 @@ class Derivation:
         )
         store.write_card(self.out, card, **more)
         return card.metrics()
+
+    def _record_unread(self) -> None:
+        """Give a line to every row of a parent that the stage was not asked about: other splits, and past its count."""
+        for (parent, split), unread in self._unread.items():
+            for number in (place + 1 for place, left in enumerate(unread) if left):
+                name = f"{parent}/{split}:{number}"
+                verdict = Verdict("not_drawn", name, by=self.made_by, reason="not asked for")
+                self.record(Place(parent, split, number, name), [verdict])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -56,17 +56,19 @@ class Blender:
     def draw(self) -> list[Iterator[int]]:
         """Copies of each row, by source. Raises :class:`UserError` where a source has less than its share."""
         weights = [source.weight or 0.0 for source in self.recipe.sources]
-        shares = [self.mixture.size * weight / sum(weights) for weight in weights]
+        shares = whole_shares(self.mixture.size, weights)
         return [iter(self._copies(number, share).tolist()) for number, share in enumerate(shares)]
 
-    def _copies(self, source: int, share: float) -> np.ndarray:
+    def _copies(self, source: int, share: int) -> np.ndarray:
         """Whole rounds over a source where rows may come again, then rows in an order that hashes decide."""
         sizes = np.frombuffer(self._sizes[source], np.int64) if self._sizes[source] else np.zeros(0, np.int64)
         there, name = int(sizes.sum()), self.recipe.sources[source].name
+        if share == 0:
+            return np.zeros(len(sizes), np.int64)
         if there == 0 or (share > there and not self.mixture.replacement):
             raise UserError(
                 f"mixture.size={self.mixture.size:,}: {name} has {there:,} {self.mixture.by} for training, "
-                f"and its share is {share:,.0f}",
+                f"and its share is {share:,}",
                 remedy="Take a smaller size or another weight, or replacement: true, which draws rows again.",
             )
         if self.mixture.replacement:
@@ -74,20 +76,30 @@ class Blender:
         order = np.argsort(np.frombuffer(self._points[source]), kind="stable")
         before = np.cumsum(sizes[order]) - sizes[order]
         copies = np.zeros(len(sizes), np.int64)
-        copies[order[before < round(share)]] = 1
+        copies[order[before < share]] = 1
         return copies
 
-    def _again(self, source: int, sizes: np.ndarray, share: float) -> np.ndarray:
+    def _again(self, source: int, sizes: np.ndarray, share: int) -> np.ndarray:
         """Independent draws, every row as likely as any other, until the share is reached."""
         rng = np.random.Generator(np.random.PCG64([self.recipe.seed, source]))
         copies, reached = np.zeros(len(sizes), np.int64), 0
-        while reached < round(share):
+        while reached < share:
             some = rng.integers(len(sizes), size=max(1, math.ceil((share - reached) / sizes.mean())))
             sums = reached + np.cumsum(sizes[some])
-            some = some[sums - sizes[some] < round(share)]
+            some = some[sums - sizes[some] < share]
             np.add.at(copies, some, 1)
             reached += int(sizes[some].sum())
         return copies
+
+
+def whole_shares(size: int, weights: Sequence[float]) -> list[int]:
+    """``size`` in whole parts by weight, which sum to it: what rounding down leaves goes to the largest remainders."""
+    exact = [size * weight / sum(weights) for weight in weights]
+    parts = [math.floor(share) for share in exact]
+    by_remainder = sorted(range(len(parts)), key=lambda place: (parts[place] - exact[place], place))
+    for place in by_remainder[: size - sum(parts)]:
+        parts[place] += 1
+    return parts
 
 
 def all_text(row: Row) -> str:

@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from alignment.chat.types import Conversation, Message, Messages
+from alignment.chat.types import OPENING, Conversation, Message, Messages, row_key
 from alignment.data import lists
 from alignment.errors import UserError
 from alignment.settings import Settings, text
@@ -107,7 +107,8 @@ def training_row(assignment: Assignment, drawn: Mapping[int, str]) -> Conversati
     assert assignment.turns in drawn, "the answer that is trained has been drawn"
     turns = answered(assignment.dialogue.messages, drawn)
     kinds = (part.kind for part in assignment.instructions)
-    tags = tuple(dict.fromkeys((*assignment.dialogue.tags, TAG, *kinds)))
+    opening = f"{OPENING}{row_key(assignment.dialogue)}"
+    tags = tuple(dict.fromkeys((*assignment.dialogue.tags, TAG, *kinds, opening)))
     return replace(assignment.dialogue, messages=first_only(turns, assignment.given), tags=tags, train="last")
 
 

@@ -54,8 +54,9 @@ def read(hub: Hub) -> Iterator[Raw]:
     folder = hub.subset if hub.subset and hub.subset.endswith("/") else None
     number = 0
     try:
+        local = Path(hub.repository).expanduser()
         rows = datasets.load_dataset(
-            hub.repository,
+            str(local) if local.is_dir() else hub.repository,
             None if folder else hub.subset,
             data_dir=folder,
             split=hub.split,

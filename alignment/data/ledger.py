@@ -211,7 +211,7 @@ class Tally:
 def check_dropped(tallies: Sequence[Tally], bound: float) -> None:
     """Raise :class:`UserError` where more than ``bound`` of the rows were dropped, with reasons and two examples."""
     judged, dropped = sum(tally.judged for tally in tallies), sum(tally.dropped for tally in tallies)
-    if dropped <= bound * judged:
+    if not judged or dropped / judged <= bound:
         return
     reasons: Counter[str] = Counter()
     examples: list[tuple[str, str]] = []

@@ -45,7 +45,7 @@ class Candidate:
     detail: str = ""
     marks: list[str] = field(default_factory=list)
     changes: list[str] = field(default_factory=list)
-    scores: dict[str, float] = field(default_factory=dict)
+    scores: dict[str, list[float]] = field(default_factory=dict)
     digest: str = ""
     key: str = ""
     bands: str = ""
@@ -174,7 +174,7 @@ class Preparer:
         """Why a row may not be used, or an empty text."""
         if source.origin is None:
             return ""
-        value = raw.column(source.origin)
+        value = (raw.members[0] if raw.members else raw).column(source.origin)
         return "denied origin" if self.recipe.denied(str(value)) else ""
 
 
@@ -188,7 +188,7 @@ def score(records: Sequence[Record], use: Use, scores: Scores) -> None:
     for one, some in zip(left, dialogues, strict=True):
         own, flat = flat[: len(some)], flat[len(some) :]
         if own:
-            one.scores[use.filter] = own[-1]
+            one.scores[use.filter] = list(own)
         if (finding := kind.judge(options, one.row, own)) is not None:
             one.found(use, finding)
 

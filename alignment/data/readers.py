@@ -25,7 +25,15 @@ from alignment.data.rows import Raw
 from alignment.errors import DataError
 from alignment.files import disk_error
 
-_DECODER = json.JSONDecoder()
+
+def _integer(digits: str) -> int:
+    """As ``int``, which refuses more digits than this with an error that is no JSON's."""
+    if len(digits) > 4000:
+        raise json.JSONDecodeError(f"A number of {len(digits):,} digits", digits[:20], 0)
+    return int(digits)
+
+
+_DECODER = json.JSONDecoder(parse_int=_integer)
 _SPACE = re.compile(r"\s*")
 
 LONGEST_LINE = 1 << 26
@@ -95,7 +103,7 @@ def read_jsonl(path: Path) -> Numbered:
     for number, line in text_lines(path, LONGEST_LINE):
         if line.strip():
             try:
-                value = json.loads(line)
+                value = json.loads(line, parse_int=_integer)
             except (json.JSONDecodeError, RecursionError) as error:
                 raise _not_json(path, number, error) from None
             yield number, _writable(path, number, value, _escapes(line))
@@ -146,6 +154,9 @@ def read_csv(path: Path) -> Numbered:
     begins = 1
     try:
         header = next(records, [])
+        twice = next((name for name in header if header.count(name) > 1), None)
+        if twice is not None:
+            raise DataError(f"{path}:1", f"two columns are called {twice!r}", remedy="Rename one in the header.")
         begins = records.line_num + 1
         for fields in records:
             if fields and len(fields) != len(header):

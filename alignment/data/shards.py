@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import shutil
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -121,16 +124,29 @@ class Worker:
         return len(records)
 
 
-_worker: Worker | None = None
+_worker: Worker | UserError
 
 
 def _start(*arguments: Any) -> None:
+    """What a new process does first. An error is kept for the first job, which is where it can be told."""
     global _worker
-    _worker = Worker(*arguments)
+    threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
+    try:
+        _worker = Worker(*arguments)
+    except UserError as error:
+        _worker = error
+
+
+def _leave_with(parent: int) -> None:
+    """End this process once its parent is gone: nobody would wait for it any more."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
 
 
 def _do(job: Job) -> int:
-    assert _worker is not None
+    if isinstance(_worker, UserError):
+        raise _worker
     return _worker.do(job)
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from alignment.chat.types import Comparison, Conversation, Messages, Prompt
+from alignment.chat.types import OPENING, Comparison, Conversation, Messages, Prompt
 from alignment.data import lists
 from alignment.data.rows import Row
 from alignment.errors import UserError
@@ -295,7 +295,8 @@ class Statistics:
         if isinstance(row, Conversation | Prompt):
             self._turns.add(len(row.messages))
             for tag in row.tags:
-                self._count("tags", tag)
+                if not tag.startswith(OPENING):
+                    self._count("tags", tag)
         if isinstance(row, Prompt) and (row.category or row.attack):
             self._count("categories", (row.category or NONE, row.attack or NONE))
         if isinstance(row, Comparison):

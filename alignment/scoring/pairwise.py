@@ -6,6 +6,7 @@ or says why there is none. It is the only place where judgements are turned down
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -14,6 +15,7 @@ from alignment.chat.types import Grade, Message, Messages
 from alignment.data import grades
 from alignment.data.annotations import Label
 from alignment.data.draw import uniform
+from alignment.errors import UserError
 from alignment.scoring.scorer import Scorer
 
 if TYPE_CHECKING:
@@ -88,6 +90,12 @@ class ByScore:
             for answer in pair
         ]
         scores = self.scorer.score(dialogues).reported
+        for place, score in enumerate(scores):
+            if not math.isfinite(score):
+                raise UserError(
+                    f"{self.scorer.name}: gives the score {score} to an answer to {keys[place // 2]}",
+                    remedy="A judge must give every answer a number.",
+                )
         safe: list[bool | None] = [None] * len(dialogues)
         if self.safety is not None and self.safe_above is not None:
             known = scores if self.safety is self.scorer else self.safety.score(dialogues).reported

@@ -46,15 +46,13 @@ def sources(settings: Settings) -> list[Path]:
 
 def commits(settings: Settings) -> dict[str, str]:
     """The commits that the recipe's repositories are at, so that another one is another dataset."""
-    everything = [
-        *settings.recipe.sources,
-        *(one for use in settings.recipe.filters or [] for one in use.against or []),
-    ]
-    if not any(source.hub for source in everything):
+    compared = [one for use in settings.recipe.filters or [] for one in use.against or []]
+    repositories = [source.hub for source in [*settings.recipe.sources, *compared] if source.hub]
+    if not repositories:
         return {}
     from alignment.data import hub
 
-    return {source.name: hub.commit(source.hub) for source in everything if source.hub}
+    return {f"{place} {one.repository}": hub.commit(one) for place, one in enumerate(repositories)}
 
 
 def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
@@ -95,15 +93,15 @@ def _surroundings(settings: Settings, inputs: Mapping[str, Artifact]) -> Surroun
 
 
 def _scores(settings: Settings, artifact: Artifact, label: str | None, datasets: Mapping[int, Path]) -> Scores:
-    """A scorer's raw scores. The miniature's truth is that of the recipe's first miniature source."""
+    """A scorer's raw scores. The miniature's truth is known where all sources come from one world."""
     from alignment.chat.types import Messages
-    from alignment.data import store
+    from alignment.data.build import common_world
     from alignment.miniature.world import World
     from alignment.scoring.opening import open_scorer
     from alignment.training.engine import resolve
 
-    own = [source.miniature.world.world() for source in settings.recipe.sources if source.miniature]
-    world: World | None = next(iter([*own, *filter(None, map(store.world_of, datasets.values()))]), None)
+    knobs = common_world(settings.recipe, datasets)
+    world = None if knobs is None else World(**knobs)
     scorer = open_scorer(artifact, resolve(settings.engine), world, label=label)
 
     def raw(dialogues: Sequence[Messages]) -> Sequence[float]:

@@ -89,7 +89,7 @@ def _names(models: Sequence[Artifact]) -> list[str]:
 
 def _prompts(settings: Settings, inputs: dict[str, Artifact]) -> list[Prompt]:
     """The prompts of the split; refuses a model that has seen one of them."""
-    from alignment.chat.types import Prompt, prompt_key
+    from alignment.chat.types import Prompt, row_key
     from alignment.data import seen, store
 
     dataset = inputs["prompts"].need("dataset")
@@ -102,7 +102,7 @@ def _prompts(settings: Settings, inputs: dict[str, Artifact]) -> list[Prompt]:
             break
     for place in range(len(settings.models)):
         model = inputs[f"models.{place}"].need("policy")
-        seen.refuse_overlap(model.path, (prompt_key(prompt.messages) for prompt in prompts))
+        seen.refuse_overlap(model.path, map(row_key, prompts))
     return prompts
 
 

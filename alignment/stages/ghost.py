@@ -98,6 +98,8 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
     total = sum(_draws(settings, one) for one in chosen())
     if not total:
         raise _nothing_to_draw(settings, _candidates(settings, dataset, source))
+    if len(set(settings.splits)) < len(settings.splits):
+        raise UserError(f"splits={settings.splits}: names a split twice")
     engine = resolve(settings.engine)
     respondent = open_respondent(inputs["policy"], engine, settings.endpoint, out / FOLDER / "journal.jsonl")
     seen = Consistency()

@@ -190,8 +190,8 @@ def _judge_part(judge: PairJudge, some: Sequence[Pair]) -> parts.Rows:
         [pair.answer_b for pair in asked],
         [pair.id for pair in asked],
     )
-    found = dict(zip([pair.id for pair in asked], judgements, strict=True))
-    said = [found.get(pair.id) if not pair.why else None for pair in some]
+    found = iter(judgements)
+    said = [None if pair.why else next(found) for pair in some]
     return [{"judgement": None if one is None else asdict(one)} for one in said]
 
 

@@ -93,6 +93,8 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
     chosen = sum(not one.left_out for one in candidates())
     if not chosen:
         raise _nothing_to_draw(settings)
+    if len(set(settings.splits)) < len(settings.splits):
+        raise UserError(f"splits={settings.splits}: names a split twice")
     engine = resolve(settings.engine)
     respondent = open_respondent(inputs["policy"], engine, settings.endpoint, out / FOLDER / "journal.jsonl")
     scorer = open_scorer(inputs["scorer"], engine, store.world_of(dataset.path))

@@ -51,7 +51,7 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
     """
     import torch
 
-    from alignment.chat.types import prompt_key
+    from alignment.chat.types import row_key
     from alignment.data import seen
     from alignment.training import policies
     from alignment.training.engine import resolve
@@ -88,7 +88,7 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
     if settings.adapter.kind != "none":
         policy = policies.merge_adapter(policy, inputs["model.weights"], out)
     policies.save_policy(policy, out)
-    keys = (prompt_key(conversation.messages) for conversation, _ in [*learned, *held])
+    keys = (row_key(conversation) for conversation, _ in [*learned, *held])
     seen.write(out, keys, [artifact.path for artifact in inputs.values()])
     return outcome
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from alignment.chat.types import Conversation, Messages, messages
+from alignment.chat.types import Conversation, Messages, messages, prompt_key, row_key
 from alignment.data import ghost, lists
 from alignment.data.ghost import Assignment, Instruction, Source
 from alignment.errors import UserError
@@ -97,7 +97,7 @@ def test_the_row_of_the_paper() -> None:
             ("assistant", "On Corsica, as every child in France knows!"),
         ),
         "d-1",
-        ("chat", "ghost", "figure"),
+        ("chat", "ghost", "figure", f"opening:{prompt_key(TWO)}"),
         "last",
     )
 
@@ -108,7 +108,8 @@ def test_parts_are_combined_and_shortened_together() -> None:
     short = Assignment(Conversation(TWO, "d"), parts, shortened=True)
     assert long.full == long.given == short.full == "Speak in French. You enjoy tennis. Always answer with a haiku."
     assert short.given == "Language: French. Hobby: tennis. Format: haiku."
-    assert ghost.training_row(short, {2: "Oui."}).tags == ("ghost", "language", "hobby", "free")
+    opening = f"opening:{prompt_key(TWO)}"
+    assert ghost.training_row(short, {2: "Oui."}).tags == ("ghost", "language", "hobby", "free", opening)
 
 
 def test_a_dialogue_whose_every_answer_is_drawn() -> None:
@@ -287,3 +288,13 @@ def test_a_list_of_ones_own(tmp_path: Path) -> None:
     assert ghost.path_of("miniature") is None
     with pytest.raises(UserError, match="there is no such file"):
         ghost.source_of("nowhere.yaml")
+
+
+def test_a_ghost_row_is_known_by_the_question_it_was_made_from() -> None:
+    """So that it falls on the side of the plain question, and a model that learned it has seen that question."""
+    plain = Conversation(TWO, "d")
+    made = ghost.training_row(Assignment(plain, (FRENCH,), shortened=False), {2: "Oui."})
+    assert prompt_key(made.messages) != prompt_key(TWO)
+    assert row_key(made) == row_key(plain) == prompt_key(TWO)
+    again = ghost.training_row(Assignment(made, (FRENCH,), shortened=True), {2: "Oui."})
+    assert row_key(again) == prompt_key(TWO)

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from alignment.chat.types import Conversation, Message, Messages
-from alignment.data import shards, store
+from alignment.data import draw, shards, store
 from alignment.data.build import Surroundings, build
 from alignment.data.filters.filter import Filter, Finding, Judge, Scored
 from alignment.data.filters.table import FILTERS, SCORED
 from alignment.data.rows import Row
-from alignment.errors import UserError
+from alignment.errors import DataError, UserError
 from alignment.settings import Settings, identity
 
 from .examples import parse, source
@@ -339,3 +339,66 @@ def test_another_dataset_is_a_source_whose_rows_keep_their_sides(tmp_path: Path,
     assert card.rows == store.card(tmp_path / "first")["rows"]
     assert next(store.stream(tmp_path / "out", "train")).id.startswith("first:s:")
     check_laws(tmp_path / "out", card)
+
+
+def test_an_error_in_another_process_is_told_as_it_is(tmp_path: Path, write) -> None:
+    write("s.jsonl", row("1?"), {"q": "2?"})
+    with pytest.raises(DataError, match=r"s\.jsonl:2: there is no column 'a'"):
+        build(parse(source()), tmp_path / "out", surroundings=Surroundings(tmp_path, workers=2))
+    options = {"allowed": ["English"], "confidence": 0.5, "min_characters": 1, "texts": "all"}
+    recipe = parse(source(), filters=[{"filter": "language", "action": "drop", "options": options}])
+    with pytest.raises(UserError, match="'English' is no language"):
+        build(recipe, tmp_path / "other", surroundings=Surroundings(tmp_path, workers=2))
+
+
+def test_ids_that_a_source_repeats_are_told_apart(tmp_path: Path, write) -> None:
+    write("s.jsonl", *({"i": 7, **row(question)} for question in ("1?", "2?", "1?")))
+    taken = source(columns={"prompt": "q", "completion": "a", "id": "i"})
+    card = build(parse(taken), tmp_path / "out", base=tmp_path)
+    assert [(line.fate, line.id, line.reason) for line in store.entries(tmp_path / "out")] == [
+        ("kept", "s:7", ""), ("kept", "s:7~2", ""), ("dropped", "s:7~3", "duplicate of s:7"),
+    ]  # fmt: skip
+    check_laws(tmp_path / "out", card)
+
+
+@pytest.mark.parametrize(("size", "weights"), [(10, (1, 1, 1)), (5, (1, 1)), (1, (1, 1)), (7, (0.2, 0.5, 0.3))])
+def test_shares_are_whole_and_sum_to_the_size(size: int, weights: tuple[float, ...]) -> None:
+    shares = draw.whole_shares(size, weights)
+    assert sum(shares) == size
+    exact = [size * weight / sum(weights) for weight in weights]
+    assert all(abs(share - wanted) < 1 for share, wanted in zip(shares, exact, strict=True))
+
+
+EVALUATION = {
+    "name": "held_out", "kind": "prompts", "licence": "MIT", "format": "prompt_completion", "columns": {"prompt": "q"},
+    "files": {"paths": ["held.jsonl"], "reader": "jsonl"}, "expected_rows": None,
+}  # fmt: skip
+OVERLAP = {"ngram_words": 5, "whole_words": 3, "at_least": 1, "texts": "all"}
+
+
+def contamination(*sets: dict[str, Any]) -> dict[str, Any]:
+    return {"filter": "contamination", "action": "drop", "options": OVERLAP, "against": list(sets)}
+
+
+def test_evaluation_sets_are_whole_or_refused(tmp_path: Path, write) -> None:
+    write("s.jsonl", row("where does the old river end today?"), row("what is that?"))
+    write("held.jsonl", {"q": "Where does the old river END today"})
+    card = build(parse(source(), filters=[contamination(EVALUATION)]), tmp_path / "out", base=tmp_path)
+    assert card.sources["s"]["reasons"] == {"contaminated by held_out": 1}
+    with pytest.raises(UserError, match="2 evaluation sets are called 'held_out'"):
+        parse(source(), filters=[contamination(EVALUATION, EVALUATION)])
+    more = EVALUATION | {"expected_rows": 9}
+    with pytest.raises(UserError, match="source held_out: 1 rows read, expected_rows=9"):
+        build(parse(source(), filters=[contamination(more)]), tmp_path / "count", base=tmp_path)
+    write("held.jsonl", {"q": "where"}, {"q": None})
+    with pytest.raises(DataError, match=r"held\.jsonl:2: the evaluation set held_out cannot be compared with"):
+        build(parse(source(), filters=[contamination(EVALUATION)]), tmp_path / "null", base=tmp_path)
+
+
+def test_a_dataset_of_another_kind_is_told(tmp_path: Path, write) -> None:
+    write("s.jsonl", row("1?"))
+    build(parse(source()), tmp_path / "first", base=tmp_path)
+    taken = {"name": "first", "licence": "MIT", "format": "dataset", "dataset": "latest:data", "expected_rows": None}
+    around = Surroundings(tmp_path, datasets={0: tmp_path / "first"})
+    with pytest.raises(UserError, match="source first: latest:data holds conversations, and the recipe's kind is"):
+        build(parse(taken, splits=None, kind="prompts"), tmp_path / "out", surroundings=around)

@@ -276,3 +276,15 @@ def test_a_group_needs_its_column() -> None:
     with pytest.raises(DataError, match="there is no column 'prompt'") as caught:
         list(readers.grouped(iter(rows_of("a", "b")), "prompt"))
     assert caught.value.where == "/d/f:1"
+
+
+def test_a_number_too_long_to_be_one_and_a_column_named_twice(tmp_path: Path) -> None:
+    digits = "9" * 5000
+    (tmp_path / "long.jsonl").write_text(f'{{"a": {digits}}}\n')
+    (tmp_path / "long.json").write_text(f'[{{"a": {digits}}}]')
+    (tmp_path / "twice.csv").write_text("q,a,a\n1,2,3\n")
+    for name, reader, told in (
+        ("long.jsonl", "jsonl", "5,000 digits"), ("long.json", "json", "5,000 digits"), ("twice.csv", "csv", "'a'"),
+    ):  # fmt: skip
+        with pytest.raises(DataError, match=told):
+            list(readers.read(tmp_path / name, reader, name))

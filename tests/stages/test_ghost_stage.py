@@ -11,7 +11,7 @@ import pytest
 from drawing import POLICY, Speaker
 
 from alignment.artifacts import Artifact, Outcome
-from alignment.chat.types import Conversation, Message, Messages, messages
+from alignment.chat.types import Conversation, Message, Messages, messages, prompt_key
 from alignment.data import store
 from alignment.data.ghost import source_of
 from alignment.errors import UserError
@@ -81,7 +81,7 @@ def test_rows_ledger_and_metrics(stage: Any, tmp_path: Path) -> None:
         assert row.messages[1:-1] == parent.messages[1:-1], "… and nowhere else; earlier answers stay"
         assert all(world.obeys(each, row.messages[-1].content) for each in told)
         assert row.train == "last"
-        assert row.tags == ("fact", "ghost", *(each.kind for each in told))
+        assert row.tags == ("fact", "ghost", *(each.kind for each in told), f"opening:{prompt_key(parent.messages)}")
     for key, prompt in speaker.asked:
         told = [world.split(turn.content)[0] for turn in prompt if turn.role == "user"]
         assert told[0]
@@ -263,7 +263,6 @@ def test_a_model_of_the_miniature(smoke: Path, tmp_path: Path) -> None:
     rows = store.read(tmp_path, "train")
     assert outcome.kind == "dataset"
     assert outcome.metrics["rows"] == len(rows) > 0
-    assert sum(outcome.metrics[f"ledger_{fate}"] for fate in ("kept", "dropped", "not_drawn")) == len(
-        store.read(inputs["dialogues"].path, "train")
-    )
+    fates = (outcome.metrics[f"ledger_{fate}"] for fate in ("kept", "dropped", "not_drawn"))
+    assert sum(fates) == sum(store.card(inputs["dialogues"].path)["rows"].values()), "every row of every split"
     assert all(isinstance(row.messages[-1], Message) and row.train == "last" for row in rows)

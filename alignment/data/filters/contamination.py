@@ -66,7 +66,7 @@ def make(options: Options, against: Mapping[str, Sequence[Row]]) -> Judge:
 
 
 class NgramIndex:
-    """The distinct n-grams of evaluation rows as sorted 64-bit hashes, each with the first row that has it.
+    """The distinct n-grams of every evaluation set as sorted 64-bit hashes, each with the first row that has it.
 
     12 bytes an n-gram: the 7,473 questions and answers of GSM8K's training set take 8 MB. Two different n-grams
     share a hash with a chance of 2⁻⁶⁴, which is 1 in 20,000 for a million n-grams against a thousand million.
@@ -76,7 +76,7 @@ class NgramIndex:
         self.rows: list[tuple[str, str]] = []
         """The evaluation set and the id of every evaluation row."""
         self._n = options.ngram_words
-        gathered: dict[int, list[tuple[np.ndarray, int]]] = {}
+        gathered: dict[tuple[int, str], list[tuple[np.ndarray, int]]] = {}
         for name, rows in against.items():
             for row in rows:
                 chosen = questions_of(row) if options.texts == "questions" else [*questions_of(row), *answers_of(row)]
@@ -85,14 +85,14 @@ class NgramIndex:
                     length = min(len(found), self._n)
                     if length >= min(options.whole_words, self._n):
                         grams = ngram_hashes(word_hashes(found), length)
-                        gathered.setdefault(length, []).append((grams, len(self.rows)))
+                        gathered.setdefault((length, name), []).append((grams, len(self.rows)))
                 self.rows.append((name, row.id))
-        self._tables = {length: _table(parts) for length, parts in sorted(gathered.items())}
+        self._tables = [(length, *_table(parts)) for (length, _), parts in sorted(gathered.items())]
 
     def owners(self, found: Sequence[str]) -> Iterator[tuple[int, list[int]]]:
         """For every length in the index the evaluation rows met in these words, once for each distinct n-gram."""
         hashed = word_hashes(found)
-        for length, (grams, owners) in self._tables.items():
+        for length, grams, owners in self._tables:
             if len(found) < length:
                 break
             looked_for = ngram_hashes(hashed, length)

@@ -38,6 +38,12 @@ def options_of(name: str) -> type[Settings]:
 
 def check(uses: Sequence[Use], kind: Kind, where: str) -> None:
     """The rules between a filter's fields, and its own options. Raises :class:`UserError` with the dotted key."""
+    sets = [one.name for use in uses for one in use.against or []]
+    for name in sets:
+        if sets.count(name) > 1:
+            raise UserError(
+                f"filters: {sets.count(name)} evaluation sets are called {name!r}", remedy="Give each its own name."
+            )
     for number, use in enumerate(uses):
         try:
             _check_one(use, kind, last=number + 1 == len(uses))
@@ -46,6 +52,11 @@ def check(uses: Sequence[Use], kind: Kind, where: str) -> None:
         options_of(use.filter).parse(use.options, f"filters.{number}.options of {where}")
         for place, one in enumerate(use.against or []):
             check_source(one, one.kind, f"filters.{number}.against.{place}", where)
+            if one.dataset is not None:
+                raise UserError(
+                    f"filters.{number}.against.{place}.dataset: evaluation sets are read from files or the hub",
+                    cause=f"({where})",
+                )
 
 
 def _check_one(use: Use, kind: Kind, last: bool) -> None:
