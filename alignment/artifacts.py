@@ -89,8 +89,9 @@ class Artifact:
         """Itself, if it is of one of ``kinds``; a :class:`UserError` otherwise. Foreign ones pass."""
         if self.kind in kinds or self.kind == "foreign":
             return self
+        called = self.step if self.kind in ("gold", "endpoint") else str(self.path)
         raise UserError(
-            f"{self.path}: a {' or '.join(kinds)} is needed here, and this is a {self.kind}",
+            f"{called}: a {' or '.join(kinds)} is needed here, and this is of kind {self.kind}",
             remedy="`stage=show target=run:<path>` says what an artifact is.",
         )
 

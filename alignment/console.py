@@ -61,8 +61,12 @@ def table(
     right: Sequence[str] = (),
     whole: Sequence[str] = (),
 ) -> None:
-    """Print a table; the columns named in ``right`` are aligned to the right, those in ``whole`` never broken."""
+    """Print a table; the columns named in ``right`` are aligned to the right, those in ``whole`` never broken.
+
+    Cells are taken as they are: no markup is read in them.
+    """
     from rich.table import Table
+    from rich.text import Text
 
     if title:
         # Not rich's own title, which is wrapped to the width of the columns.
@@ -73,7 +77,7 @@ def table(
         justify: Literal["left", "right"] = "right" if column in right else "left"
         sheet.add_column(column, justify=justify, overflow="fold", no_wrap=column in whole)
     for row in rows:
-        sheet.add_row(*(str(cell) for cell in row))
+        sheet.add_row(*(Text(str(cell)) for cell in row))
     console().print(sheet)
 
 

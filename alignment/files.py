@@ -23,12 +23,12 @@ TEMPORARY = ".partial"
 """Suffix of what is being written; nothing that carries it is ever read."""
 
 
-def write_atomic(path: Path, content: str | bytes) -> None:
-    """Replace ``path`` by ``content``: written beside, fsynced, renamed."""
+def write_atomic(path: Path, content: str | bytes, *, mode: int = 0o666) -> None:
+    """Replace ``path`` by ``content``: written beside, fsynced, renamed. ``mode`` is cut by the user's umask."""
     data = content.encode() if isinstance(content, str) else content
     # By process: one that has not yet noticed that its parent was killed may be writing the same.
     beside = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
-    with open(beside, "wb") as file:
+    with open(beside, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())

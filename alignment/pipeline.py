@@ -262,7 +262,8 @@ def describe_plan(planned: list[Planned]) -> None:
     columns = ("step", "stage", "would", "seconds", "disk", "folder")
     console.table("dry run: nothing is made", columns, rows, right=("seconds", "disk"))
     seconds = sum(p.step.budget for p in everything if p.state != "reuse")
-    console.say(f"about {console.duration(seconds)} on two CPU cores, by the budgets of the plan")
+    if seconds:
+        console.say(f"about {console.duration(seconds)} on two CPU cores, by the budgets of the plan")
 
 
 def _with_parents(planned: list[Planned]) -> list[Planned]:

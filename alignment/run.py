@@ -195,7 +195,9 @@ def configure(request: Request) -> dict[str, Any]:
         elif key in GROUPS and not _is_raw(key, raw):
             groups[key] = value
         elif not any(key == name or name.startswith(f"{key}.") or key.startswith(f"{name}.") for name in known):
-            raise UserError(f"{key}: stage={request.stage} has no such key", remedy=nearest(key, [*known, *GROUPS]))
+            deeper = [name for name in known if name.rpartition(".")[2] == key]
+            remedy = f"Did you mean {deeper[0]}?" if deeper else nearest(key, [*known, *GROUPS])
+            raise UserError(f"{key}: stage={request.stage} has no such key", remedy=remedy)
         else:
             values.append((key, _text_value(key, value, known) if _is_raw(key, raw) else _parse_value(key, value)))
     composed = _choose(request.stage, groups)
@@ -332,6 +334,8 @@ def _run(request: Request) -> None:
         artifact = maker.make(planned, force=entrance.force)
         if artifact.headline_text:
             console.say(artifact.headline_text)
+        if reused and entrance.name not in (None, artifact.step):
+            console.say(f"it was made under another name: latest:{artifact.step}", style="yellow")
         console.say(f"{'reused' if reused else 'finished'}: run:{artifact.path}")
 
 

@@ -48,4 +48,5 @@ def run(settings: Settings, inputs: dict[str, Artifact], store: Store) -> None:
             "and would come back cut off and be refused: use .jsonl",
             style="yellow",
         )
-    console.say(f"then: stage=label pairs={settings.pairs} judge=null annotations={shlex.quote(str(out))}", style="")
+    place = f"store={shlex.quote(str(store.root))} pairs=run:{directory}"
+    console.say(f"then: stage=label {place} judge=null annotations={shlex.quote(str(out))}", style="")

@@ -195,13 +195,10 @@ def _digest(prompt: str, answer: str) -> str:
 
 
 def _write_private(path: Path, value: Any) -> None:
-    """Write JSON that only its owner reads, from its first byte on."""
+    """Write JSON that its owner alone can read: it tells whose answer each one is."""
     files.make_folder(path.parent)
-    beside = path.with_name(path.name + files.TEMPORARY)
-    # An atomic write fills this file and renames it; its mode stays.
-    beside.touch()
-    beside.chmod(0o600)
-    files.write_json(path, value)
+    told = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    files.write_atomic(path, told + "\n", mode=0o600)
 
 
 # ── back in ──────────────────────────────────────────────────────────────────────────────────────

@@ -108,7 +108,9 @@ class Assembler:
             return dropped("splits", "its prompt is in another split")
         fate: Fate = "flagged" if marks else "changed" if changes else "kept"
         detail = f"of {twin}" if twin else ""
-        return Verdict(fate, one.id, one.row, "", "", detail, marks, changes, side, 1, one.line)
+        return Verdict(
+            fate, one.id, one.row, "duplicates" if twin else one.by, "", detail, marks, changes, side, 1, one.line
+        )
 
     def _side(self, key: str, given: Split | None) -> Split:
         """The split of a prompt: where its first row fell, by what the source gave or by its hash."""

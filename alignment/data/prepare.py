@@ -35,7 +35,10 @@ LIMIT = "limit"
 
 @dataclass
 class Candidate:
-    """A row that may enter the dataset, with what has been found so far. ``reason`` is set once it is dropped."""
+    """A row that may enter the dataset, with what has been found so far.
+
+    ``by`` is who last did something about it, ``reason`` is set once it is dropped.
+    """
 
     id: str
     line: int | None
@@ -56,12 +59,13 @@ class Candidate:
         if use.action == "drop":
             self.by, self.reason, self.detail, self.row = use.filter, finding.reason, finding.detail, None
         elif use.action == "flag":
+            self.by = use.filter
             self.marks.append(finding.reason)
             if isinstance(self.row, Conversation | Prompt):
                 self.row = replace(self.row, tags=(*self.row.tags, f"flag:{use.filter}"))
         else:
             assert finding.mended is not None, f"{use.filter} mends, and has not"
-            self.row = checks.trimmed(finding.mended)
+            self.by, self.row = use.filter, checks.trimmed(finding.mended)
             self.changes.append(f"{finding.reason} mended")
             if flaw := checks.flaw(self.row):
                 self.by, self.reason, self.detail, self.row = use.filter, flaw, "once mended", None

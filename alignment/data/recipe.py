@@ -66,6 +66,11 @@ class Recipe(Settings):
     @field_validator("filters", mode="before")
     @classmethod
     def _by_name(cls, value: Any) -> Any:
+        if isinstance(value, list) and any(isinstance(one, str) for one in value):
+            raise UserError(
+                f"filters: {value}: a filter is not named alone",
+                remedy="Write `- {filter: personal, action: change, options: {…}}`; docs/data.md has examples.",
+            )
         return named_filters(value) if isinstance(value, str) else value
 
     @classmethod
@@ -151,7 +156,7 @@ def named_filters(name: str) -> list[Any]:
     own = name if name.endswith((".yaml", ".yml")) else None
     shipped = sorted(path.stem.removeprefix("filters_") for path in lists.FOLDER.glob("filters_*.yaml"))
     if own is None and name not in shipped:
-        raise UserError(f"filters={name}: there is no such list", remedy=nearest(name, shipped))
+        raise UserError(f"filters: there is no list {name!r}", remedy=nearest(name, shipped))
     path = lists.locate(own, f"filters_{name}.yaml")
     values = lists.read(path)
     if set(values) != {"filters"} or not isinstance(values["filters"], list):

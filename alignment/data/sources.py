@@ -123,7 +123,11 @@ def resolve(files: Files, root: str | None, base: Path) -> list[tuple[Path, str]
         matches = sorted(target.parent.glob(target.name)) if "*" in target.name else [target]
         if not matches or not matches[0].is_file():
             beside = sorted(p.name for p in target.parent.iterdir()) if target.parent.is_dir() else []
-            raise UserError(f"{target}: there is no such file", remedy=nearest(target.name, beside))
+            raise UserError(
+                f"{target}: there is no such file",
+                cause="Files are looked for beside the recipe; recipe.root=<folder> names another place.",
+                remedy=nearest(target.name, beside) if beside else "",
+            )
         found += [(path, str(Path(spelling).parent / path.name)) for path in matches]
     return found
 

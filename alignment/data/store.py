@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -53,6 +54,16 @@ class Card:
     recipe_digest: str | None = None
     world: dict[str, int] | None = None
     statistics: dict[str, Any] = field(default_factory=dict)
+
+    def told(self) -> str:
+        """One line: what became of the source rows, why most were dropped, and where the rest went."""
+        reasons: Counter[str] = Counter()
+        for source in self.sources.values():
+            reasons.update(source["reasons"])
+        why = ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common(3))
+        fates = [f"{count:,} {fate.replace('_', ' ')}" for fate, count in self.fates.items() if count]
+        splits = "  ".join(f"{split} {count:,}" for split, count in self.rows.items())
+        return f"{', '.join(fates)}{f' ({why})' if why else ''}: {splits}"
 
     def metrics(self) -> dict[str, float]:
         """The numbers for an artifact's record."""

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow.parquet as pq
-from rich.markup import escape
 
 from alignment import console
 from alignment.artifacts import Artifact
@@ -319,8 +318,8 @@ def _most(counts: Mapping[str, int]) -> dict[str, int]:
 
 
 def _cell(told: str) -> str:
-    """Words from the data as they may stand on a terminal: no markup is read in them, no control code let through."""
-    return escape("".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in told))
+    """Words from the data as they may stand on a terminal: no control code is let through."""
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in told)
 
 
 # ── single rows ──────────────────────────────────────────────────────────────────────────────────

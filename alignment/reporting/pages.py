@@ -44,8 +44,6 @@ def explain(
     value_of: Callable[[str], Any],
 ) -> None:
     """``--help`` of a stage: its presets and groups, then every key with value, type, bound and meaning."""
-    from rich.markup import escape
-
     console.say(f"[bold]stage={stage}[/bold]  {line}")
     if presets:
         console.say("presets: " + ", ".join(f"stage={preset}" for preset in presets))
@@ -56,7 +54,7 @@ def explain(
         for info in describe(model):
             mark = "○" if info.role == "execution" else ""
             kind = f"{info.type}{', ' if info.bounds else ''}{info.bounds}"
-            rows.append((info.key, mark, escape(_brief(value_of(info.key))), escape(kind), escape(info.doc)))
+            rows.append((info.key, mark, _brief(value_of(info.key)), kind, info.doc))
         console.say()
         console.table(title, ("key", "", "value", "type and bound", "meaning"), rows, whole=("key",))
     console.say("\n○ changes only how or where the result is computed, never what it is", style="dim")

@@ -67,6 +67,7 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
             progress.advance(rows, what)
 
         card = build.build(settings.recipe, out, surroundings=_surroundings(settings, inputs), progress=seen)
+    console.say(card.told(), style="")
     return Outcome("dataset", card.metrics(), "rows", licences=card.licences, notes={"kind": card.kind})
 
 

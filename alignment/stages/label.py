@@ -83,6 +83,8 @@ class Settings(StrictSettings):
                 f"stage=label: {named} named", remedy="Name judge=<reference>, or annotations=<file> judge=null."
             )
         gold = (settings.judge or "").partition("gold:")[2]
+        if gold and gold not in ("overall", "helpfulness", "safety"):
+            raise UserError(f"judge={settings.judge}: there is no such truth", remedy="overall, helpfulness or safety.")
         if gold and gold != settings.aspect:
             raise UserError(
                 f"judge={settings.judge}: judges another aspect than aspect={settings.aspect}",

@@ -37,7 +37,7 @@ def test_the_file_the_guideline_and_what_to_type_next(tmp_path: Path, capsys: py
         assert f"\n{column} " in told
     said = capsys.readouterr().out
     assert "2 pairs:" in said
-    assert f"stage=label pairs=latest:pairs judge=null annotations='{out}'" in " ".join(said.split())
+    assert f"judge=null annotations='{out}'" in " ".join(said.split())
 
 
 def test_what_somebody_may_have_filled_in_is_never_overwritten(tmp_path: Path) -> None:

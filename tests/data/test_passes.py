@@ -79,8 +79,8 @@ def test_each_action_does_what_it_says_and_the_ledger_tells(tmp_path: Path, writ
     lines = [(line.fate, line.by, line.reason) for line in store.entries(tmp_path / "out")]
     assert lines == [
         ("dropped", "word", "says bad here"),
-        ("flagged", "", "says odd"),
-        ("flagged", "", "says odd; says ugly mended"),
+        ("flagged", "word", "says odd"),
+        ("flagged", "word", "says odd; says ugly mended"),
         ("kept", "", ""),
     ]
     rows = store.read(tmp_path / "out", "train")
@@ -138,7 +138,7 @@ def test_a_scorer_is_asked_between_the_filters_around_it(tmp_path: Path, write) 
     card = build(parse(source(), filters=uses), tmp_path / "out", surroundings=around)
     assert asked == ["… long", "bad", "much too long", "short bad"]
     assert [(line.fate, line.by) for line in store.entries(tmp_path / "out")] == [
-        ("changed", ""), ("dropped", "word"), ("dropped", "low"), ("dropped", "low"),
+        ("changed", "word"), ("dropped", "word"), ("dropped", "low"), ("dropped", "low"),
     ]  # fmt: skip
     assert entry(tmp_path / "out", 3).reason == "scored low -5.00"
     assert card.statistics["scores"]["low"]["count"] == 4
@@ -320,7 +320,7 @@ def test_filters_may_be_named(tmp_path: Path) -> None:
     own = tmp_path / "own.yaml"
     own.write_text("filters:\n- {filter: word, action: drop, options: {word: bad}}\n")
     assert parse(source(), filters=str(own)).filters == parse(source(), filters=[use("bad", "drop")]).filters
-    with pytest.raises(UserError, match=r"filters=standrad.*\n.*'standard'"):
+    with pytest.raises(UserError, match=r"there is no list 'standrad'.*\n.*'standard'"):
         parse(source(), filters="standrad")
     own.write_text("filter: word\n")
     with pytest.raises(UserError, match="holds no list of filters"):

@@ -139,7 +139,7 @@ def test_a_root_is_not_left(tmp_path: Path, outside: str) -> None:
 
 def test_a_missing_file_or_root_is_told(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").touch()
-    with pytest.raises(UserError, match=r"no such file\n.*'train\.jsonl'"):
+    with pytest.raises(UserError, match=r"no such file\n.*recipe\.root.*\n.*'train\.jsonl'"):
         sources.resolve(files(["trian.jsonl"]), None, tmp_path)
     with pytest.raises(UserError, match="no such file"):
         sources.resolve(files(["*.csv"]), None, tmp_path)

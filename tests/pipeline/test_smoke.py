@@ -21,7 +21,7 @@ STEPS = (
 
 
 def test_every_step_is_finished_whole_and_knows_its_parents(smoke: Path) -> None:
-    made = {one.step: one for one in Store(smoke).finished()}
+    made = {one.step: one for one in Store(smoke).finished() if one.path.parent.name == "smoke"}
     assert set(made) == set(STEPS)
     for one in made.values():
         assert one.verify() == []

@@ -308,3 +308,11 @@ def test_a_long_ledger_is_cut(tmp_path: Path, printed) -> None:
     assert time.monotonic() - began < 20
     assert told.count("hh/a.jsonl:") == card.ENTRIES_SHOWN
     assert told.rstrip().endswith("and 30 lines more")
+
+
+def test_what_looks_like_markup_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    """As the control tokens of other models do, which stand in the settings of a filter."""
+    console.table("", ("key", "value"), [("tokens", "['[INST]', '[/INST]']"), ("licence", "MIT [/b] [bold]")])
+    printed = capsys.readouterr().out
+    assert "['[INST]', '[/INST]']" in printed
+    assert "MIT [/b] [bold]" in printed
