@@ -71,10 +71,12 @@ def _claims(names: list[str], companies: list[str]) -> list[str]:
     """The patterns: being somebody, being made by somebody, somebody being one's maker."""
     found = []
     if names:
+        apposition = rf"(?:{_CLAUSE}{{1,60}},\s*)?"
         found += [
             rf"{_I_AM}{_BETWEEN}[\s,:\-–—*_“\"(]+{_any_of(names)}",
-            # `As ChatGPT, I …`, but not `as Siri does`.
-            rf"\b(?:as|como|en tant que|als)\s+{_any_of(names)}\s*,\s*(?:i|my|yo|je|ich|eu)\b",
+            # `As ChatGPT, I …` or `As ChatGPT, made by OpenAI, I …`, but not `as Siri does`.
+            rf"\b(?:as|como|en tant que|als)\s+{_any_of(names)}\s*,\s*{apposition}(?:i|my|yo|je|ich|eu)\b",
+            rf"\A\W*{_any_of(names)} here\b",
         ]
     if companies:
         company = _any_of(companies)

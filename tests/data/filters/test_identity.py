@@ -84,3 +84,11 @@ def test_real_claims(shared_data: Path) -> None:
     found = [row.id for row in real.conversations(shared_data) if judge(row)]
     assert len(found) == 11
     assert {name.split(":")[0] for name in found} == {"oasst", "qlora"}
+
+
+def test_appositions_and_greetings() -> None:
+    judge = make("identity")
+    for claim in ("As ChatGPT, made by OpenAI, I am glad to help.", "ChatGPT here! How can I help?"):
+        assert judge(talk("Hello?", claim)) is not None, claim
+    for innocent in ("As ChatGPT, Claude and others show, this works.", "There is no ChatGPT here."):
+        assert judge(talk("Hello?", innocent)) is None, innocent
