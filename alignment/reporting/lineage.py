@@ -45,6 +45,10 @@ def record(artifact: Artifact) -> None:
         console.table("settings", ("key", "value"), _flat(artifact.settings))
 
 
+NO_FOLDER = {"gold": "the miniature's truth", "endpoint": "behind a server"}
+"""What references name that lies in no folder, and what it is."""
+
+
 def _grow(branch: Tree, artifact: Artifact, store: Store, drawn: set[str]) -> None:
     for key, parent in artifact.parents.items():
         found = _load(parent, store)
@@ -59,6 +63,9 @@ def _grow(branch: Tree, artifact: Artifact, store: Store, drawn: set[str]) -> No
 
 def _load(parent: Parent, store: Store) -> Artifact | None:
     path = Path(parent.path)
+    if parent.reference.startswith(tuple(f"{kind}:" for kind in NO_FOLDER)):
+        kind = parent.reference.partition(":")[0]
+        return Artifact(path, kind, "", parent.reference, parent.fingerprint)  # type: ignore[arg-type]
     if (path / artifacts.RECORD).is_file():
         return artifacts.load(path)
     found = store.find(parent.fingerprint)
@@ -69,6 +76,8 @@ def _load(parent: Parent, store: Store) -> Artifact | None:
 
 def _label(key: str, artifact: Artifact) -> str:
     name = f"[dim]{key}:[/dim] " if key else ""
+    if artifact.kind in NO_FOLDER:
+        return f"{name}[bold]{artifact.step}[/bold] ({NO_FOLDER[artifact.kind]})"
     kind = artifact.kind if artifact.kind != "foreign" else "foreign, no lineage"
     headline = f"  [cyan]{artifact.headline_text}[/cyan]" if artifact.headline_text else ""
     return f"{name}[bold]{artifact.step}[/bold] ({kind})  {artifact.path}{headline}"

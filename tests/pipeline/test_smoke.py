@@ -79,7 +79,7 @@ def test_chat_answers_once(smoke: Path) -> None:
             ("base (policy)", "tokenizer (tokenizer)", "optimisation.learning_rate", "embedding parameters"),
         ),
         ("latest:conversations", ("kept", "licences", "What happened", "<start_of_turn>user", "examples of train")),
-        ("latest:mixture", ("teach", "ghost", "preprompt", "tokens")),
+        ("latest:mixture", ("teach", "ghost", "preprompt", "tokens", "gold:safety (the miniature's truth)")),
         ("latest:samples", ("gold by skill", "perplexity", "interval")),
     ],
 )
