@@ -71,7 +71,7 @@ def ours(tokenizer: Tokenizer, rows: TokenRows, steps: int, folder: Path) -> flo
             tracker=Tracker(TrackerSettings(wandb="off", project="benchmark", every=1000), Path(out), {}),
             seed=0,
         )
-    return trained.tokens / trained.seconds
+    return trained.amount / trained.seconds
 
 
 def theirs(tokenizer: Tokenizer, rows: TokenRows, steps: int, folder: Path, *, packed: bool) -> float:

@@ -16,7 +16,15 @@ from typing import Any, Protocol, cast
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from transformers import Gemma2Config, Gemma2ForCausalLM, GemmaConfig, GemmaForCausalLM, GenerationConfig
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma2Model,
+    GemmaConfig,
+    GemmaForCausalLM,
+    GemmaModel,
+    GenerationConfig,
+)
 from transformers.utils import logging as transformers_logging
 
 from alignment.errors import UserError, nearest
@@ -161,9 +169,9 @@ def load(
     if dtype not in DTYPES:
         raise UserError(f"dtype={dtype!r} is not known.", remedy=nearest(dtype, tuple(DTYPES)))
     implementation = attention_for(settings, device, attention)
-    _check_tensors(path, settings)
-    quantised = {"quantization_config": _four_bits(device), "device_map": {"": device}} if four_bit else {}
     architecture: Any = MODELS[settings.model_type]
+    check_tensors(path, architecture, settings)
+    quantised = {"quantization_config": _four_bits(device), "device_map": {"": device}} if four_bit else {}
     model = architecture.from_pretrained(
         path,
         config=settings,
@@ -221,13 +229,11 @@ def save(model: nn.Module, directory: str | Path, *, stop_ids: Iterable[int], sh
     ).save_pretrained(directory)
 
 
-def _check_tensors(path: Path, settings: GemmaAnyConfig) -> None:
-    """Refuse a directory whose safetensors do not hold exactly the tensors of its config's model."""
+def check_tensors(path: Path, architecture: Callable[[Any], nn.Module], settings: GemmaAnyConfig) -> None:
+    """Refuse a directory whose safetensors do not hold exactly the tensors of its architecture (a tied head apart)."""
     with torch.device("meta"):
-        needed = {
-            name: tuple(tensor.shape) for name, tensor in MODELS[settings.model_type](settings).state_dict().items()
-        }
-    needed.pop("lm_head.weight")
+        needed = {name: tuple(tensor.shape) for name, tensor in architecture(settings).state_dict().items()}
+    needed.pop("lm_head.weight", None)
     found = _stored_shapes(path)
     problems = (
         ("lacks", sorted(needed.keys() - found.keys())),
@@ -290,6 +296,13 @@ def _moved(model: CausalLM, device: str) -> CausalLM:
     return model
 
 
+def trunk(model: nn.Module) -> GemmaModel | Gemma2Model:
+    """The layers below whatever head ``model`` has; it may be wrapped by PEFT."""
+    base = getattr(model, "get_base_model", lambda: model)()
+    assert isinstance(base.model, GemmaModel | Gemma2Model), f"{type(base).__name__} has no Gemma's trunk"
+    return base.model
+
+
 def causal_lm(model: nn.Module) -> CausalLM:
     """The Gemma inside ``model``, which may be wrapped by PEFT; adapters stay where they are, in its layers."""
     base = getattr(model, "get_base_model", lambda: model)()
@@ -314,7 +327,7 @@ def hidden_states(
     assert attention_mask is None or position_ids is None, "packed rows take position ids and no mask"
     if attention_mask is not None:
         position_ids = positions_from_mask(attention_mask)
-    outputs = causal_lm(model).model(
+    outputs = trunk(model)(
         input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
     )
     return outputs.last_hidden_state

@@ -18,6 +18,8 @@ import torch
 from datasets import Dataset
 from torch.utils.data import Sampler
 
+from alignment.gemma.branches import first_fit
+
 IGNORE = -100
 
 
@@ -139,7 +141,9 @@ class Collator:
         width = max(len(row["input_ids"]) for row in rows)
         if not self.packed:  # vector units want whole lines: about a tenth faster on a CPU
             width = -(-width // MULTIPLE) * MULTIPLE
-        lines = _first_fit(rows, width) if self.packed else [[row] for row in rows]
+        lengths = [len(row["input_ids"]) for row in rows]
+        places = first_fit(lengths, width) if self.packed else [[place] for place in range(len(rows))]
+        lines = [[rows[place] for place in line] for line in places]
         shape = (len(lines), width)
         ids_BT, labels_BT = np.full(shape, self.pad_id, np.int64), np.full(shape, IGNORE, np.int64)
         positions_BT = np.tile(np.arange(width), (len(lines), 1))
@@ -154,19 +158,3 @@ class Collator:
             positions_BT[line, start:] = np.arange(width - start)
         batch = {"input_ids": torch.from_numpy(ids_BT), "shift_labels": torch.from_numpy(labels_BT)}
         return batch | ({"position_ids": torch.from_numpy(positions_BT)} if self.packed else {})
-
-
-def _first_fit(rows: list[dict[str, list[int]]], width: int) -> list[list[dict[str, list[int]]]]:
-    """Longest first, each into the first line that still has room."""
-    lines: list[list[dict[str, list[int]]]] = []
-    room: list[int] = []
-    for row in sorted(rows, key=lambda row: len(row["input_ids"]), reverse=True):
-        length = len(row["input_ids"])
-        line = next((index for index, left in enumerate(room) if left >= length), None)
-        if line is None:
-            lines.append([])
-            room.append(width)
-            line = len(lines) - 1
-        lines[line].append(row)
-        room[line] -= length
-    return lines

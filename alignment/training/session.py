@@ -62,7 +62,7 @@ def train_and_measure(
         metrics |= {f"{HELD_OUT}_before": before, HELD_OUT: after, "perplexity": math.exp(min(after, 700))}
         tracker.log(trained.steps, {HELD_OUT: after})
     tracker.finish(metrics)
-    rate = trained.tokens / max(trained.seconds, 1e-9)
+    rate = trained.amount / max(trained.seconds, 1e-9)
     console.say(f"  {trained.steps:,} steps, {rate:,.0f} real tokens/s", style="dim")
     notes = engine.notes() | {"tokens_per_second": round(rate), "resumed_from_step": trained.resumed_from}
     return Outcome(

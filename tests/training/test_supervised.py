@@ -15,7 +15,7 @@ from trl import SFTTrainer
 from alignment.errors import UserError
 from alignment.gemma import core
 from alignment.gemma.presets import Shape, TokenIds
-from alignment.training import checkpoints, supervised
+from alignment.training import checkpoints, loop, supervised
 from alignment.training.engine import Engine, EngineSettings, batch_arithmetic
 from alignment.training.held_out import held_out
 from alignment.training.optimisation import Optimisation, total_steps
@@ -161,7 +161,7 @@ def test_stopped_and_resumed_is_bit_identical(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(supervised._Watcher, "on_step_end", stop)
+        patch.setattr(loop.Watcher, "on_step_end", stop)
         with pytest.raises(KeyboardInterrupt):
             fit(tmp_path / "cut", tokenizer_folder, how)
     assert [path.name for path in checkpoints.newest_first(tmp_path / "cut" / "checkpoints")] == [

@@ -1,0 +1,162 @@
+"""A Gemma with a scalar score in the place of its vocabulary: the reward model.
+
+On disk it is a plain ``*ForSequenceClassification`` of one label, whose vanilla logits are our raw scores. What a
+score means besides stands in ``config.json``, in the block ``reward`` (:class:`Scale`), with the digest of the head: a
+head that is missing, or that is not the one which was trained, is refused and never drawn afresh.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from transformers import Gemma2ForSequenceClassification, GemmaForSequenceClassification
+
+from alignment import files
+from alignment.errors import UserError
+from alignment.gemma import core
+
+RewardModel = GemmaForSequenceClassification | Gemma2ForSequenceClassification
+REWARD_MODELS: dict[str, Callable[[Any], RewardModel]] = {
+    "gemma": GemmaForSequenceClassification,
+    "gemma2": Gemma2ForSequenceClassification,
+}
+HEAD = "score.weight"
+BLOCK = "reward"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How a model's scores are read.
+
+    ``centre`` is subtracted from what is reported or mixed, never from what a threshold reads. ``absolute`` says
+    whether 0 means something by itself: Bradley–Terry alone fixes only differences. ``schema`` is that of the chat.
+    """
+
+    centre: float
+    absolute: bool
+    schema: str
+
+
+def with_head(model: core.CausalLM, seed: int) -> RewardModel:
+    """The trunk of ``model`` itself, not a copy, under a fresh head drawn with std 1/√(d + 1), without a bias.
+
+    The scale is that of Huang et al. (arXiv 2403.17031): scores begin with a variance of about 1.
+    """
+    config = copy.deepcopy(model.config)
+    config.num_labels = 1
+    config.id2label, config.label2id = {0: "reward"}, {"reward": 0}
+    with torch.device("meta"):
+        reward = REWARD_MODELS[config.model_type](config)
+    width = config.hidden_size
+    drawn = torch.randn((1, width), generator=torch.Generator().manual_seed(seed))
+    head = nn.Linear(width, 1, bias=False, device="meta")
+    head.weight = nn.Parameter((drawn / math.sqrt(width + 1)).to(core.trunk(model).embed_tokens.weight.device))
+    reward.model, reward.score = cast(Any, core.trunk(model)), head
+    return reward.eval()
+
+
+def head_of(model: nn.Module) -> Tensor:
+    """``weight_1D`` of the head; PEFT's trained copy of it where there is one."""
+    base = getattr(model, "get_base_model", lambda: model)()
+    head = getattr(base.score, "modules_to_save", {"default": base.score})
+    return head["default"].weight
+
+
+def load_reward(
+    directory: str | Path, *, device: str = "cpu", attention: str = "auto"
+) -> tuple[RewardModel, Scale | None]:
+    """A reward model in fp32 and eval mode, and its scale; None for the scale of one that we did not write.
+
+    Everything is checked before a weight is read, as in :func:`core.load`. Raises :class:`UserError` for a model
+    without a head, with one of several labels, or with another head than the recorded one.
+    """
+    path = Path(directory)
+    settings = core.read_config(path)
+    architecture: Any = REWARD_MODELS[settings.model_type]
+    if settings.num_labels != 1:
+        raise UserError(
+            f"{path} has {settings.num_labels} labels.",
+            cause="A reward model gives one score.",
+            remedy="Name a *ForSequenceClassification with num_labels 1; a policy becomes one by stage=reward.",
+        )
+    core.check_tensors(path, architecture, settings)
+    scale = read_scale(path)
+    model = architecture.from_pretrained(
+        path,
+        config=settings,
+        dtype=torch.float32,
+        attn_implementation=core.attention_for(settings, device, attention),
+        local_files_only=True,
+        use_safetensors=True,
+    )
+    if scale is not None:
+        _check_head(path, model.score.weight)
+    return model.to(device).eval(), scale
+
+
+def save_reward(model: nn.Module, directory: str | Path, scale: Scale, *, shard_size: str = "4GB") -> None:
+    """Write config.json with the scale, and the weights as safetensors; adapters must be merged before."""
+    assert isinstance(model, RewardModel), f"a plain reward model is saved, not {type(model).__name__}"
+    model.save_pretrained(directory, max_shard_size=shard_size)
+    write_scale(directory, scale)
+
+
+def is_reward(directory: Path) -> bool:
+    """Whether ``config.json`` names a reward model of Gemma's shape."""
+    names = [architecture.__name__ for architecture in (GemmaForSequenceClassification, Gemma2ForSequenceClassification)]
+    named = _config(directory).get("architectures") or []
+    return any(name in names for name in named)
+
+
+def read_scale(directory: str | Path) -> Scale | None:
+    """The scale that a directory's ``config.json`` tells, or None where it has none."""
+    block = _config(Path(directory)).get(BLOCK)
+    return None if block is None else Scale(float(block["centre"]), bool(block["absolute"]), str(block["schema"]))
+
+
+def write_scale(directory: str | Path, scale: Scale) -> None:
+    """Write the scale and the digest of the head that lies in the directory."""
+    path = Path(directory)
+    settings = _config(path)
+    settings[BLOCK] = {**asdict(scale), "head_digest": _digest(_stored_head(path))}
+    files.write_json(path / "config.json", settings)
+
+
+def _config(directory: Path) -> dict[str, Any]:
+    path = directory / "config.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read.", cause=str(error)) from None
+
+
+def _stored_head(directory: Path) -> Tensor:
+    index = directory / "model.safetensors.index.json"
+    name = "model.safetensors"
+    if index.is_file():
+        name = json.loads(index.read_text(encoding="utf-8"))["weight_map"][HEAD]
+    with safe_open(directory / name, framework="pt") as tensors:
+        return tensors.get_tensor(HEAD)
+
+
+def _digest(head: Tensor) -> str:
+    return hashlib.sha256(head.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()
+
+
+def _check_head(path: Path, head: Tensor) -> None:
+    if _config(path)[BLOCK].get("head_digest") != _digest(head):
+        raise UserError(
+            f"{path} has another head than the one that was trained.",
+            cause="Its score.weight is not that whose digest config.json holds.",
+            remedy="Copy the model again, or train it again with stage=reward.",
+        )

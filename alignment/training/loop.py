@@ -1,0 +1,228 @@
+"""What our adapters to TRL's trainers share: the planned order, whole checkpoints, watching, and the end on a NaN.
+
+From TRL and transformers come the loop, the optimiser, the schedule, mixed precision, DDP and DeepSpeed. What is
+trained and how the loss is normalised is decided by the adapters (``supervised.py``, ``preferences.py``).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+if not torch.cuda.is_available():
+    # DeepSpeed, where installed, would otherwise look for an accelerator and print that there is none.
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from alignment import console, files, parts
+from alignment.errors import UserError
+from alignment.training import checkpoints
+from alignment.training.engine import Engine, batch_arithmetic, deepspeed_config
+from alignment.training.optimisation import Optimisation, total_steps
+from alignment.training.rows import PlannedBatches
+from alignment.training.tracking import Tracker, read_metrics
+
+Arguments = TypeVar("Arguments", bound=TrainingArguments)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training run says of itself."""
+
+    steps: int
+    amount: int
+    """What this process has seen since it started: real tokens, padding not counted, or pairs."""
+    seconds: float
+    loss: float
+    """Of the last logged steps: mean NLL per trained token, or mean loss per pair, in nats."""
+    resumed_from: int | None
+
+
+@dataclass(frozen=True)
+class Course:
+    """A run that is about to begin: what it does, where, with which numbers."""
+
+    title: str
+    out: Path
+    numbers: Optimisation
+    engine: Engine
+    tracker: Tracker
+    seed: int
+    rows: int
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps in all."""
+        return total_steps(self.numbers, self.rows)
+
+    @property
+    def folder(self) -> Path:
+        """Where its checkpoints lie."""
+        return self.out / "checkpoints"
+
+    @property
+    def every(self) -> int:
+        """Steps between rows of metrics, but at least ten rows a run."""
+        return max(1, min(self.tracker.every, self.steps // 10))
+
+    def batches(self, lengths: Any) -> PlannedBatches:
+        """The rows of every step, those of like length together."""
+        micro, _ = batch_arithmetic(self.numbers.batch, self.engine)
+        return PlannedBatches(lengths, self.numbers.batch, self.steps, self.seed, self.numbers.length_window, micro)
+
+    def arguments(self, kind: type[Arguments], **more: Any) -> Arguments:
+        """The trainer's configuration, of TRL's class ``kind``."""
+        numbers, engine = self.numbers, self.engine
+        micro, accumulation = batch_arithmetic(numbers.batch, engine)
+        return kind(
+            output_dir=str(self.folder),
+            max_steps=self.steps,
+            per_device_train_batch_size=micro,
+            gradient_accumulation_steps=accumulation,
+            learning_rate=numbers.learning_rate,
+            lr_scheduler_type="cosine_with_min_lr",
+            lr_scheduler_kwargs={"min_lr_rate": numbers.final_rate},
+            warmup_steps=max(numbers.warmup_at_least, math.ceil(numbers.warmup_share * self.steps)),
+            weight_decay=numbers.weight_decay,
+            adam_beta1=numbers.beta1,
+            adam_beta2=numbers.beta2,
+            adam_epsilon=numbers.epsilon,
+            max_grad_norm=numbers.clip_norm,
+            optim="adamw_torch_fused",
+            bf16=engine.bf16,
+            use_cpu=engine.device == "cpu",
+            deepspeed=deepspeed_config(engine),
+            seed=self.seed,
+            data_seed=self.seed,
+            logging_steps=self.every,
+            logging_nan_inf_filter=False,
+            save_strategy="steps",
+            save_steps=numbers.checkpoint_steps,
+            report_to="none",
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            max_length=None,
+            **more,
+        )
+
+
+def conduct(course: Course, build: Callable[[Watcher], Planned]) -> Trained:
+    """Train what ``build`` makes; goes on from the last whole checkpoint where there is one."""
+    checkpoint = checkpoints.last_whole(course.folder)
+    course.tracker.rewind(checkpoints.step_of(checkpoint) if checkpoint else 0)
+    with console.progress(course.title, course.steps, "steps") as progress:
+        watcher = Watcher(course.tracker, progress)
+        trainer = build(watcher)
+        result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    resumed = checkpoints.step_of(checkpoint) if checkpoint else None
+    # From the file and not from memory: a run that was killed after its last step has no step left to log.
+    logged = [row["loss"] for row in read_metrics(course.tracker.path) if "loss" in row]
+    return Trained(course.steps, watcher.amount, result.metrics["train_runtime"], logged[-1], resumed)
+
+
+class Planned(Trainer):
+    """To be mixed into a trainer of TRL's: our order of rows, our checkpoints."""
+
+    def adopt(self, course: Course, batches: PlannedBatches) -> None:
+        """Take our batches and our folder; separate from the constructor, which is TRL's."""
+        self._folder = self._writing = course.folder
+        self._out = course.out
+        self._batches = batches
+        self.remove_callback(PrinterCallback)
+        self.processing_class = None  # The stage saves the tokenizer, once.
+
+    def get_train_dataloader(self) -> DataLoader:
+        """One pass over the planned batches is the whole run."""
+        assert self.train_dataset is not None, "the constructor was given rows"
+        loader: DataLoader = DataLoader(self.train_dataset, batch_sampler=self._batches, collate_fn=self.data_collator)
+        return self.accelerator.prepare(loader)
+
+    def need_finite(self, loss: Tensor, inputs: Mapping[str, Tensor]) -> None:
+        """Stop where a loss is not a number, with the batch that made it saved. Raises :class:`UserError`."""
+        if bool(torch.isfinite(loss)):
+            return
+        path = self._out / parts.FOLDER / f"not_a_number_{self.accelerator.process_index}.safetensors"
+        files.make_folder(path.parent)
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in inputs.items()}, path)
+        raise UserError(
+            f"the loss is {loss.item()} at step {self.state.global_step + 1}",
+            cause="A learning rate that is too high, or weights that were damaged before.",
+            remedy=f"Lower optimisation.learning_rate; the batch is in {path}, the last whole checkpoint from before.",
+        )
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        # TRL's own adds a model card; transformers' own writes in place. Ours is whole or not there.
+        step = self.state.global_step
+        if not console.is_main_process():
+            self._writing = self._folder / f"checkpoint-{step}.partial"
+            Trainer._save_checkpoint(self, model, trial)
+            self.accelerator.wait_for_everyone()
+            self.accelerator.wait_for_everyone()
+            return
+        with checkpoints.writing(self._folder, step) as beside:
+            self._writing = beside
+            Trainer._save_checkpoint(self, model, trial)
+            written = beside / f"checkpoint-{step}"
+            self.accelerator.wait_for_everyone()
+            for path in written.iterdir():
+                os.replace(path, beside / path.name)
+            written.rmdir()
+        self.accelerator.wait_for_everyone()
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self._writing)
+
+
+LOGGED = ("loss", "accuracy", "lead", "score", "safety_loss", "grad_norm", "learning_rate")
+
+
+class Watcher(TrainerCallback):
+    """Moves the bar, writes the metrics, stops on a loss that is not a number."""
+
+    def __init__(self, tracker: Tracker, progress: console.Progress) -> None:
+        self.tracker, self.progress = tracker, progress
+        self.amount, self.loss = 0, math.nan
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.progress.begin_at(state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.progress.advance(1, "" if math.isnan(self.loss) else f"loss {self.loss:.3f}")
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        if not logs or "loss" not in logs:
+            return
+        self.loss = logs["loss"]
+        if not math.isfinite(self.loss):
+            raise UserError(
+                f"the loss is {self.loss} at step {state.global_step}",
+                cause="A learning rate that is too high, or weights that were damaged before.",
+                remedy="Lower optimisation.learning_rate; the last whole checkpoint is from before.",
+            )
+        self.tracker.log(state.global_step, {name: float(logs[name]) for name in LOGGED if name in logs})
+
+
+class Counting:
+    """A collator that counts on the way what the rows amount to."""
+
+    def __init__(
+        self,
+        collate: Callable[[list[dict[str, Any]]], dict[str, Tensor]],
+        watcher: Watcher,
+        amount: Callable[[Sequence[Mapping[str, Any]]], int],
+    ) -> None:
+        self._collate, self._watcher, self._amount = collate, watcher, amount
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        self._watcher.amount += self._amount(rows)
+        return self._collate(rows)
