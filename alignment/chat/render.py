@@ -110,6 +110,16 @@ def prompt_ids(turns: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
     return ids + frame.headers["assistant"]
 
 
+def answer_ids(answer: str, tokenizer: Tokenizer, schema: str = "gemma2") -> list[int]:
+    """An answer and what closes it at the end of a conversation; an empty one is what closes it.
+
+    Behind the :func:`prompt_ids` of its history it is what :func:`render` gives.
+    """
+    last = schema_named(schema).last
+    (content,) = _encoded((Message("assistant", answer),), tokenizer)
+    return content + [_frame(tokenizer).closings[name] for name in last]
+
+
 def continue_ids(prompt: Sequence[int], answer: Sequence[int], user: str, tokenizer: Tokenizer) -> list[int]:
     """The prompt of the next turn after an answer that was drawn, keeping the ids that were drawn.
 

@@ -111,7 +111,6 @@ class Course:
             report_to="none",
             disable_tqdm=True,
             remove_unused_columns=False,
-            max_length=None,
             **more,
         )
 

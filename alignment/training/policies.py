@@ -32,8 +32,7 @@ class Policy:
     @property
     def tokens(self) -> Tokens:
         """What another model must share with this one."""
-        padded = core.causal_lm(self.model).config.vocab_size
-        return Tokens(self.tokenizer.digest, self.tokenizer.vocab_size, padded, self.schema)
+        return tokens_of(self.model, self.tokenizer, self.schema)
 
     @property
     def tokens_limit(self) -> int:
@@ -44,6 +43,11 @@ class Policy:
     def stop_ids(self) -> tuple[int, ...]:
         """Ids that end an answer."""
         return render.stop_ids(self.tokenizer)
+
+
+def tokens_of(model: nn.Module, tokenizer: Tokenizer, schema: str) -> Tokens:
+    """What a record says of a model's vocabulary and chat."""
+    return Tokens(tokenizer.digest, tokenizer.vocab_size, core.trunk(model).config.vocab_size, schema)
 
 
 def open_policy(
@@ -57,6 +61,16 @@ def open_policy(
 ) -> Policy:
     """Load a policy, ours or a foreign directory. Raises :class:`UserError` where its parts do not fit."""
     artifact.need("policy")
+    tokenizer, schema = vocabulary_of(artifact, shape=shape, schema=schema)
+    model = core.load(artifact.path, device=engine.device, attention=attention, four_bit=four_bit)
+    return Policy(model, tokenizer, schema)
+
+
+def vocabulary_of(artifact: Artifact, *, shape: str | None, schema: str) -> tuple[Tokenizer, str]:
+    """The tokenizer and the chat schema of a model; no weight is read.
+
+    Raises :class:`UserError` where its parts do not fit.
+    """
     found = core.read_config(artifact.path)
     if shape is not None:
         _check_shape(artifact.path, core.shape_of(found), shape)
@@ -69,8 +83,7 @@ def open_policy(
             cause="A model knows one way of opening and closing turns.",
             remedy="Leave model.chat_schema=auto.",
         )
-    model = core.load(artifact.path, device=engine.device, attention=attention, four_bit=four_bit)
-    return Policy(model, tokenizer, own if schema == "auto" else schema)
+    return tokenizer, own if schema == "auto" else schema
 
 
 def adapt(policy: Policy, adapter: AdapterSettings) -> Policy:

@@ -50,6 +50,7 @@ def train(
             model=cast(PreTrainedModel, model),
             args=course.arguments(
                 SFTConfig,
+                max_length=None,
                 packing=False,
                 average_tokens_across_devices=True,
                 activation_checkpointing=engine.settings.gradient_checkpointing,

@@ -1,0 +1,300 @@
+"""Train a reward model on comparisons: Bradley–Terry with margins by grade, and Llama 2's safety loss."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import field_validator
+
+from alignment import console, files
+from alignment.artifacts import Artifact, Outcome
+from alignment.errors import UserError, nearest
+from alignment.settings import Settings as StrictSettings
+from alignment.settings import execution, identity, reference
+from alignment.training.engine import EngineSettings
+from alignment.training.model_settings import AdapterSettings, ModelSettings
+from alignment.training.optimisation import Optimisation, disk_for
+from alignment.training.tracking import TrackerSettings
+
+if TYPE_CHECKING:
+    from alignment.chat.types import Comparison
+    from alignment.data.rows import Split
+    from alignment.gemma.heads import Scale
+    from alignment.training.comparisons import Renderer
+    from alignment.training.engine import Engine
+    from alignment.training.pair_rows import PairRow
+    from alignment.training.rewards import Reward
+
+    Pairs = list[tuple[Comparison, PairRow]]
+
+ALGORITHM_VERSION = 1
+HELD_OUT_PAIRS = 1_000
+CENTRED_ON = 512
+LEFT_OUT = "left_out.jsonl"
+TABLES: dict[str, dict[str, float]] = {
+    "none": {"significantly": 0.0, "better": 0.0, "slightly": 0.0, "negligibly": 0.0},
+    "small": {"significantly": 1.0, "better": 2 / 3, "slightly": 1 / 3, "negligibly": 0.0},
+    "large": {"significantly": 3.0, "better": 2.0, "slightly": 1.0, "negligibly": 0.0},
+}
+"""Llama 2's margins (arXiv 2307.09288, Table 27)."""
+
+
+class Margins(StrictSettings):
+    """By how much the chosen answer's score is to lead, by grade; ``none``, ``small`` and ``large`` are Llama 2's."""
+
+    significantly: float = identity("margin of a pair graded significantly better", ge=0)
+    better: float = identity("margin of a pair graded better", ge=0)
+    slightly: float = identity("margin of a pair graded slightly better", ge=0)
+    negligibly: float = identity("margin of a pair graded negligibly better; one without a grade has 0", ge=0)
+
+
+class HeadSettings(StrictSettings):
+    """Where the score head begins."""
+
+    weights: str | None = reference("a reward model whose head is taken; null draws a fresh one")
+    seed: int = identity("of a fresh head, whatever the run's own seed is: models to be averaged begin alike", ge=0)
+
+
+class Settings(StrictSettings):
+    """``stage=reward``."""
+
+    model: ModelSettings = identity("the model to start from: a chat model, or a reward model to go on with")
+    head: HeadSettings = identity("the score head")
+    data: str = reference("a dataset of comparisons")
+    margins: Margins = identity("margins by grade; also none, small or large")
+    safety_weight: float = identity(
+        "weight of the safety loss, where answers have safety labels; 0 leaves it out, and scores stay relative", ge=0
+    )
+    centre: str | None = reference("conversations whose answers score 0 on average once centred; null does not centre")
+    too_long: Literal["refuse", "leave_out", "shorten"] = identity(
+        f"what becomes of a pair longer than the context; shorten drops its oldest turns; {LEFT_OUT} lists all"
+    )
+    max_left_out: float = identity("greatest share of the pairs that may be left out", ge=0, le=1)
+    exchanged: float = identity("share of the training pairs to turn round, for experiments with noise", ge=0, lt=1)
+    part: Literal["all", "head"] = identity("train the whole model, or the head alone (linear probing)")
+    dropout: float = identity("dropout on attention weights; Llama 2 and Gemma have none", ge=0, lt=1)
+    seed: int = identity("of the order of the pairs, of a fresh adapter and of dropout", ge=0)
+    adapter: AdapterSettings = identity("train all weights, or a low-rank adapter on the policy's own trunk")
+    optimisation: Optimisation = identity("how the model is trained; the batch is counted in pairs")
+    engine: EngineSettings = execution("where and how it runs")
+    tracker: TrackerSettings = execution("where its metrics go")
+
+    @field_validator("margins", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            if value not in TABLES:
+                raise UserError(f"margins={value}: there is no such table", remedy=nearest(value, [*TABLES]))
+            return TABLES[value]
+        return value
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], where: str = "settings") -> Settings:
+        """Validate, the rules between keys included."""
+        settings: Settings = super().parse(values, where)
+        if settings.part == "head" and settings.adapter.kind != "none":
+            raise UserError("part=head: an adapter has no part in training the head", remedy="Say adapter.kind=none.")
+        return settings
+
+
+def disk_needed(settings: Settings) -> int:
+    """Bytes for the model and its checkpoints."""
+    return disk_for(settings.model.shape)
+
+
+def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
+    """Train on the training split, measure on the validation split, write a reward model's directory.
+
+    An adapter is merged into the weights that are written, and also kept beside them in ``adapter/``.
+    """
+    import torch
+
+    from alignment.chat.types import prompt_key
+    from alignment.data import seen
+    from alignment.training import rewards
+    from alignment.training.engine import resolve
+
+    engine = resolve(settings.engine)
+    reward = _begin(settings, inputs, engine)
+    dataset = inputs["data"].need("dataset")
+    learned, held = (_pairs(dataset, split, reward, settings, out) for split in ("train", "valid"))
+    _check_labels(settings, learned, dataset)
+    torch.manual_seed(settings.seed)
+    rewards.set_dropout(reward, settings.dropout)
+    if settings.part == "head":
+        rewards.freeze_trunk(reward)
+    if settings.adapter.kind != "none":
+        reward = rewards.adapt(reward, settings.adapter)
+    trained, metrics = _train(reward, learned, settings, engine, out)
+    rewards.set_dropout(reward, 0.0)
+    if settings.adapter.kind != "none":
+        reward = rewards.merge_adapter(reward, _begin(settings, inputs, engine), out)
+    scale = _save(reward, settings, inputs, engine, out)
+    metrics |= {"centre": scale.centre} | _measured(reward, held[:HELD_OUT_PAIRS], engine)
+    seen.write(
+        out, (prompt_key(one.prompt) for one, _ in [*learned, *held]), [artifact.path for artifact in inputs.values()]
+    )
+    headline = "accuracy" if "accuracy" in metrics else "loss"
+    return Outcome("reward", metrics, headline, tokens=reward.tokens, notes=engine.notes() | trained)
+
+
+def _begin(settings: Settings, inputs: dict[str, Artifact], engine: Engine) -> Reward:
+    """The model as it is before anything is trained."""
+    from alignment.training import rewards
+
+    return rewards.begin(
+        inputs["model.weights"],
+        engine,
+        head=inputs.get("head.weights"),
+        head_seed=settings.head.seed,
+        shape=settings.model.shape,
+        schema=settings.model.chat_schema,
+        attention=settings.model.attention,
+        four_bit=settings.adapter.kind == "qlora",
+    )
+
+
+# ── pairs ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _pairs(dataset: Artifact, split: Split, reward: Reward, settings: Settings, out: Path) -> Pairs:
+    """The pairs of a split that fit the context, as ids; what became of the others is listed beside the model."""
+    from alignment.chat.types import Comparison
+    from alignment.data import store
+    from alignment.training.comparisons import Renderer, exchanged
+
+    if split != "train" and split not in store.card(dataset.path)["rows"]:
+        return []
+    margins: Any = settings.margins.model_dump()
+    renderer = Renderer(reward.tokenizer, reward.schema, reward.tokens_limit, margins, settings.too_long)
+    comparisons = []
+    for row in store.stream(dataset.path, split):
+        if not isinstance(row, Comparison):
+            raise UserError(
+                f"{dataset.path} holds no comparisons", remedy="stage=reward takes comparisons; stage=label makes them."
+            )
+        comparisons.append(row)
+    share = settings.exchanged if split == "train" else 0.0
+    kept = list(renderer.rows(exchanged(comparisons, share)))
+    _tell_fits(renderer, len(comparisons), split, settings, dataset, out)
+    return kept
+
+
+def _tell_fits(renderer: Renderer, count: int, split: str, settings: Settings, dataset: Artifact, out: Path) -> None:
+    """List what was shortened or left out; refuse where that is not allowed, or too much."""
+    if not renderer.fits:
+        return
+    left = renderer.left_out
+    limit = f"The model's context is {renderer.limit:,} tokens."
+    if settings.too_long == "refuse":
+        raise UserError(
+            f"{dataset.path}: {len(left):,} pairs of {count:,} are too long, "
+            f"{left[0].id} with {left[0].tokens:,} tokens",
+            cause=limit,
+            remedy="Say too_long=shorten (oldest turns go first) or leave_out, or filter by length in the recipe.",
+        )
+    lines = "".join(json.dumps(asdict(fit) | {"split": split}) + "\n" for fit in renderer.fits)
+    files.write_atomic(out / f"{split}_{LEFT_OUT}", lines)
+    if len(left) > settings.max_left_out * count:
+        raise UserError(
+            f"{dataset.path}: {len(left):,} of {count:,} pairs do not fit, more than max_left_out="
+            f"{settings.max_left_out:g}",
+            cause=limit,
+            remedy=f"{out / f'{split}_{LEFT_OUT}'} lists them.",
+        )
+    shortened = len(renderer.fits) - len(left)
+    console.say(f"  {split}: {shortened:,} pairs without their oldest turns, {len(left):,} left out", style="yellow")
+
+
+def _check_labels(settings: Settings, pairs: Pairs, dataset: Artifact) -> None:
+    """The safety loss needs answers of both kinds: with labels of one kind alone it moves every score to one side."""
+    if not settings.safety_weight:
+        return
+    labels = {safe for one, _ in pairs for safe in (one.chosen_safe, one.rejected_safe) if safe is not None}
+    if labels != {True, False}:
+        have = "none of its answers has a label" if not labels else f"all its labelled answers are {_told(labels)}"
+        raise UserError(
+            f"safety_weight={settings.safety_weight:g}: {dataset.path} cannot teach it",
+            cause=f"The safety loss learns from answers labelled safe and unsafe; {have}.",
+            remedy="Say safety_weight=0, or give comparisons by safety.",
+        )
+
+
+def _told(labels: set[bool]) -> str:
+    return "safe" if True in labels else "unsafe"
+
+
+# ── training and measuring ───────────────────────────────────────────────────────────────────────
+
+
+def _train(
+    reward: Reward, pairs: Pairs, settings: Settings, engine: Engine, out: Path
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Notes and metrics of the training."""
+    from alignment.training import policies, preferences
+    from alignment.training.pair_rows import PairRows
+    from alignment.training.tracking import Tracker
+
+    tracker = Tracker(settings.tracker, out, settings.model_dump(mode="json"))
+    policies.save_tokenizer(reward.tokenizer, reward.schema, out)
+    rows = PairRows.gather(row for _, row in pairs)
+    trained = preferences.train(
+        reward.model,
+        rows,
+        safety_weight=settings.safety_weight,
+        title="reward",
+        out=out,
+        tokenizer_folder=out,
+        pad_id=reward.tokenizer.pad_id,
+        numbers=settings.optimisation,
+        engine=engine,
+        tracker=tracker,
+        seed=settings.seed,
+    )
+    metrics = {"loss": trained.loss, "steps": float(trained.steps), "pairs": float(len(rows))}
+    tracker.finish(metrics)
+    rate = trained.amount / max(trained.seconds, 1e-9)
+    console.say(f"  {trained.steps:,} steps, {rate:,.0f} pairs/s", style="dim")
+    return {"pairs_per_second": round(rate), "resumed_from_step": trained.resumed_from}, metrics
+
+
+def _save(reward: Reward, settings: Settings, inputs: dict[str, Artifact], engine: Engine, out: Path) -> Scale:
+    """Write the model, and how its scores are read."""
+    from alignment.gemma import heads
+    from alignment.gemma.heads import Scale
+    from alignment.scoring import centring
+    from alignment.training import rewards
+
+    absolute = settings.safety_weight > 0
+    rewards.save(reward, out, Scale(0.0, absolute, reward.schema))
+    if "centre" in inputs:
+        centre = centring.centre_of(out, inputs["centre"].need("dataset").path, engine)
+        heads.write_scale(out, Scale(centre, absolute, reward.schema))
+    return heads.read_scale(out) or Scale(0.0, absolute, reward.schema)
+
+
+def _measured(reward: Reward, pairs: Pairs, engine: Engine, confidence: float = 0.95) -> dict[str, float]:
+    """Accuracy on held-out pairs, in all and by grade; printed with intervals."""
+    import numpy as np
+
+    from alignment.data.grades import GRADES
+    from alignment.evals import intervals
+    from alignment.training.held_out_pairs import side_scores
+
+    if not pairs:
+        return {}
+    scores = side_scores(reward.model, [row for _, row in pairs], pad_id=reward.tokenizer.pad_id, device=engine.device)
+    grades = np.array([one.grade or "" for one, _ in pairs])
+    members = {"accuracy": grades == grades} | {f"accuracy_{grade}": grades == grade for grade in GRADES}
+    found = {name: intervals.mean(scores.right[some], confidence, 0) for name, some in members.items() if some.any()}
+    rows = [
+        (name.removeprefix("accuracy").strip("_") or "all", int(members[name].sum()), f"{value.estimate:.3f}",
+         f"{value.low:.3f} … {value.high:.3f}")
+        for name, value in found.items()
+    ]  # fmt: skip
+    console.table("accuracy on held-out pairs", ("grade", "pairs", "right", "interval"), rows, right=("pairs", "right"))
+    return {name: value.estimate for name, value in found.items()}
