@@ -26,8 +26,10 @@ from alignment.errors import UserError
 SCHEMA_VERSION = 1
 RECORD = "artifact.json"
 
-Kind = Literal["dataset", "answers", "tokenizer", "policy", "reward", "evaluation", "foreign", "gold", "endpoint"]
-"""``gold`` and ``endpoint`` are no directories: the miniature's truth, and a model behind a server."""
+Kind = Literal[
+    "dataset", "answers", "tokenizer", "policy", "reward", "evaluation", "foreign", "gold", "endpoint", "remote"
+]
+"""The last three are no directories: the miniature's truth, a model behind a server, a scorer that is served."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class Artifact:
         """Itself, if it is of one of ``kinds``; a :class:`UserError` otherwise. Foreign ones pass."""
         if self.kind in kinds or self.kind == "foreign":
             return self
-        called = self.step if self.kind in ("gold", "endpoint") else str(self.path)
+        called = self.step if self.kind in ("gold", "endpoint", "remote") else str(self.path)
         raise UserError(
             f"{called}: a {' or '.join(kinds)} is needed here, and this is of kind {self.kind}",
             remedy="`stage=show target=run:<path>` says what an artifact is.",
@@ -189,8 +191,13 @@ def foreign(path: Path, reference: str) -> Artifact:
     )
 
 
-def named(kind: Literal["gold", "endpoint"], name: str) -> Artifact:
-    """What a reference names that is no directory: its name is fingerprinted, and a model's server with it."""
+def named(kind: Literal["gold", "endpoint", "remote"], name: str, fingerprint: str | None = None) -> Artifact:
+    """What a reference names that is no directory: its name is fingerprinted, and a model's server with it.
+
+    A scorer that is served is what its server says it is (``fingerprint``), wherever that stands.
+    """
+    if fingerprint is not None:
+        return Artifact(Path(), kind, "", f"{kind}:{name}", fingerprint)
     server = {"server": _server()} if kind == "endpoint" else {}
     return Artifact(Path(), kind, "", f"{kind}:{name}", files.digest_json({"kind": kind, "name": name} | server))
 

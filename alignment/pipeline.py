@@ -153,6 +153,10 @@ class Maker:
             return artifacts.foreign(_existing_folder(reference), spelling)
         if reference.scheme in ("gold", "endpoint"):
             return artifacts.named(reference.scheme, reference.name)
+        if reference.scheme == "remote":
+            from alignment.scoring.remote import Remote
+
+            return artifacts.named("remote", reference.name, Remote(reference.name).fingerprint)
         return _from_hub(reference)
 
     def inputs_of(self, settings: StrictSettings) -> dict[str, Artifact]:
@@ -245,7 +249,7 @@ def run(maker: Maker, title: str, plan: Mapping[str, Any], *, force: bool, dry_r
     console.say()
     columns = ("step", "", "time", "headline", "artifact")
     console.table(f"pipeline={title}  {console.duration(time.monotonic() - began)}", columns, rows, right=("time",))
-    samples.show([artifact for artifact in made if artifact.kind == "evaluation"])
+    samples.show([artifact for artifact in made if artifact.stage == "evaluate"])
     module = importlib.import_module(f"alignment.plans.{plan['function']}")
     console.say()
     console.say("[bold]Next[/bold]")

@@ -20,7 +20,7 @@ from alignment import console
 from alignment.command_line import Request, read
 from alignment.errors import UserError, nearest
 from alignment.reporting import pages
-from alignment.settings import Settings, describe, execution, place, raw_keys, reference_keys, text
+from alignment.settings import Settings, describe, execution, list_keys, place, raw_keys, reference_keys, text
 
 PACKAGE = Path(__file__).parent
 CONF = next(path for path in (PACKAGE / "_conf", PACKAGE.parent / "conf") if path.is_dir())
@@ -186,7 +186,7 @@ def configure(request: Request) -> dict[str, Any]:
     _check_option("stage", request.stage)
     model = settings_class(request.stage)
     known = [info.key for part in (Door, model) for info in describe(part)]
-    raw = raw_keys(Door) | raw_keys(model)
+    raw, lists = raw_keys(Door) | raw_keys(model), list_keys(model)
     groups, values = {}, []
     for key, value in request.overrides:
         if key == "model" and "model.weights" in known and ":" in value:
@@ -199,7 +199,7 @@ def configure(request: Request) -> dict[str, Any]:
             remedy = f"Did you mean {deeper[0]}?" if deeper else nearest(key, [*known, *GROUPS])
             raise UserError(f"{key}: stage={request.stage} has no such key", remedy=remedy)
         else:
-            values.append((key, _text_value(key, value, known) if _is_raw(key, raw) else _parse_value(key, value)))
+            values.append((key, _text_value(value, key in lists) if _is_raw(key, raw) else _parse_value(key, value)))
     composed = _choose(request.stage, groups)
     for key, parsed in values:
         _lay(composed, key, parsed)
@@ -210,17 +210,13 @@ def _is_raw(key: str, raw: set[str]) -> bool:
     return key in raw or any(key.startswith(f"{name}.") for name in raw)
 
 
-def _text_value(key: str, value: str, known: list[str]) -> Any:
-    """Text as typed; ``null`` for nothing; ``[a,b]`` where the key takes a list."""
+def _text_value(value: str, several: bool) -> Any:
+    """Text as typed; ``null`` for nothing; ``[a,b]``, or one value alone, where the key takes several."""
     if value == "null":
         return None
-    if value.startswith("[") and value.endswith("]") and key in LIST_KEYS:
+    if value.startswith("[") and value.endswith("]") and several:
         return [part.strip() for part in value[1:-1].split(",") if part.strip()]
-    return [value] if key in LIST_KEYS else value
-
-
-LIST_KEYS = {"models", "suites"}
-"""Text keys that take several values, written ``[a,b]``."""
+    return [value] if several else value
 
 
 def _parse_value(key: str, value: str) -> Any:

@@ -126,6 +126,11 @@ def raw_keys(model: type[Settings]) -> set[str]:
     return {info.key for info in describe(model) if info.raw}
 
 
+def list_keys(model: type[Settings]) -> set[str]:
+    """The dotted keys that take several values."""
+    return {info.key for info in describe(model) if info.type.startswith("list of")}
+
+
 def identity_values(settings: Settings) -> dict[str, Any]:
     """The part of the settings that belongs to the fingerprint: identity and text, nested alike.
 

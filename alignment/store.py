@@ -11,12 +11,14 @@
 ``mini:<name>``               a part of the miniature pipeline, made on demand
 ``gold:<aspect>``             the truth of the miniature world, as a scorer: overall, helpfulness, safety
 ``endpoint:<model>``          a model behind an OpenAI-compatible server (OPENAI_BASE_URL, OPENAI_API_KEY)
+``remote:<host>:<port>``      a reward model that ``stage=serve`` serves there; https:// may stand before the host
 ============================ ========================================================
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +28,11 @@ from alignment import artifacts
 from alignment.artifacts import Artifact
 from alignment.errors import UserError, nearest
 
-Scheme = Literal["step", "latest", "run", "dir", "hf", "mini", "gold", "endpoint"]
+Scheme = Literal["step", "latest", "run", "dir", "hf", "mini", "gold", "endpoint", "remote"]
 
 GOLD = ("overall", "helpfulness", "safety")
+ADDRESS = re.compile(r"(?:https?://)?(?:[\w.-]+|\[[0-9a-fA-F:]+\]):\d{1,5}/?")
+"""Where a scorer is served."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ def parse_reference(spelling: str) -> Reference:
         raise UserError(
             f"{spelling!r} is not a reference",
             cause="A reference names what a stage reads: step:<step>, latest:<stage>, run:<path>, dir:<path>, "
-            "hf:<org>/<name>[@<revision>], mini:<name>, gold:<aspect> or endpoint:<model>.",
+            "hf:<org>/<name>[@<revision>], mini:<name>, gold:<aspect>, endpoint:<model> or remote:<host>:<port>.",
             remedy="A folder of your own is dir:<path>; the newest result of a stage is latest:<stage>.",
         )
     if scheme == "hf":
@@ -60,6 +64,11 @@ def parse_reference(spelling: str) -> Reference:
         return Reference("hf", name, revision or None)
     if scheme == "gold" and name not in GOLD:
         raise UserError(f"{spelling!r}: there is no such truth", remedy=nearest(name, GOLD))
+    if scheme == "remote" and not ADDRESS.fullmatch(name):
+        raise UserError(
+            f"{spelling!r}: a served reward model is named remote:<host>:<port>",
+            remedy="`stage=serve` prints the address that it listens at.",
+        )
     return Reference(scheme, name)  # type: ignore[arg-type]
 
 

@@ -105,6 +105,9 @@ def test_children_are_found_by_fingerprint(tmp_path: Path) -> None:
         ("dir:/a b/c:d", Reference("dir", "/a b/c:d")),
         ("hf:google/gemma-2-2b@abc", Reference("hf", "google/gemma-2-2b", "abc")),
         ("hf:google/gemma-2-2b", Reference("hf", "google/gemma-2-2b")),
+        ("remote:127.0.0.1:8400", Reference("remote", "127.0.0.1:8400")),
+        ("remote:https://judge.example:443", Reference("remote", "https://judge.example:443")),
+        ("remote:[::1]:8400", Reference("remote", "[::1]:8400")),
     ],
 )
 def test_references_are_parsed_and_spelled_back(spelling: str, reference: Reference) -> None:
@@ -112,10 +115,19 @@ def test_references_are_parsed_and_spelled_back(spelling: str, reference: Refere
     assert str(reference) == spelling
 
 
-@pytest.mark.parametrize("spelling", ["sft", "lates:sft", "latest:", "", "hf:gemma", "/a/b"])
+@pytest.mark.parametrize(
+    "spelling", ["sft", "lates:sft", "latest:", "", "hf:gemma", "/a/b", "remote:here", "remote:a b:1"]
+)
 def test_what_is_no_reference_is_refused(spelling: str) -> None:
     with pytest.raises(UserError):
         parse_reference(spelling)
+
+
+def test_what_is_served_is_what_its_server_says_wherever_it_stands() -> None:
+    here, there = (artifacts.named("remote", f"{host}:8400", "b" * 64) for host in ("here", "there"))
+    assert here.fingerprint == there.fingerprint == "b" * 64
+    with pytest.raises(UserError, match="remote:here:8400: a policy is needed"):
+        here.need("policy")
 
 
 def test_a_kind_that_is_not_wanted_is_refused_and_a_foreign_one_passes(tmp_path: Path) -> None:

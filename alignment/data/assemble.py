@@ -1,8 +1,9 @@
-"""What can only be decided of a row among all others, in order: duplicates, its side, how often it is drawn.
+"""What can only be decided of a row among all others: duplicates, contradictions, its side, how often it is drawn.
 
 Memory: 16 bytes of digest and the id of every distinct row (some 250 bytes a row in Python; half as much again
-where rows bring ids of their own), and the index of near duplicates where the recipe asks for one
-(``filters/near.py`` states its size). Everything else streams.
+where rows bring ids of their own), and the index of near duplicates where the recipe asks for one. Comparisons are
+gone through once more, before (``contradictions.py`` states what that holds, ``filters/near.py`` the size of its
+index). Everything else streams.
 """
 
 from __future__ import annotations
@@ -15,27 +16,28 @@ from pathlib import Path
 
 import numpy as np
 
-from alignment.data import draw
+from alignment.chat.types import Comparison
+from alignment.data import contradictions, draw
+from alignment.data.contradictions import BothWays
 from alignment.data.filters import near
 from alignment.data.filters.use import NEAR, Use
 from alignment.data.ledger import Fate, Verdict
-from alignment.data.prepare import LIMIT, Candidate, Record
+from alignment.data.prepare import LIMIT, Candidate, Record, Shard
 from alignment.data.recipe import Recipe
 from alignment.data.rows import Split
 from alignment.errors import UserError
 from alignment.parts import FOLDER
 
-Shard = tuple[int, list[Record]]
-"""A shard's records with the number of their source."""
+Shards = Callable[[], Iterator[Shard]]
+"""Begins to read all records, in the order of the sources; it can be called again."""
 
 
 class Assembler:
     """Decides on candidates in order, and remembers what it has seen."""
 
-    def __init__(self, recipe: Recipe, out: Path) -> None:
-        self.recipe = recipe
+    def __init__(self, recipe: Recipe, out: Path, both_ways: BothWays) -> None:
+        self.recipe, self.both_ways = recipe, both_ways
         self._seen: dict[bytes, str] = {}
-        self._ids: Counter[str] = Counter()
         self._sides: dict[str, Split] = {}
         self._given = any(source.brings_sides for source in recipe.sources)
         self._near: near.Index | None = None
@@ -50,31 +52,22 @@ class Assembler:
 
     def decide(self, source: int, records: Sequence[Record]) -> list[list[Verdict]]:
         """The verdicts on a shard's candidates, by record. Whatever is kept has one copy, until it is drawn."""
-        first: dict[int, str] = {}
         fresh = []
-        for record in records:
-            for one in record["candidates"]:
-                one.id = self._unique(one.id, record["name"])
-                if one.row is not None:
-                    digest = bytes.fromhex(one.digest)
-                    if digest in self._seen:
-                        first[id(one)] = self._seen[digest]
-                    else:
-                        self._seen[digest] = one.id
-                        fresh.append(one)
+        for one in (one for record in records for one in record["candidates"] if one.row is not None):
+            digest = bytes.fromhex(one.digest)
+            if digest in self._seen:
+                one.drop("duplicates", "duplicate", f"of {self._seen[digest]}")
+                continue
+            self._seen[digest] = one.id
+            if isinstance(one.row, Comparison) and (other := contradictions.opposite(one.row, self.both_ways)):
+                one.drop("rules", "contradiction", f"with {other}")
+            else:
+                fresh.append(one)
         twins = self._twins(fresh, self.recipe.sources[source].name)
-        verdicts = []
-        for record in records:
-            some = record["candidates"]
-            verdicts.append([self._verdict(one, record.get("split"), first.get(id(one)), twins) for one in some])
-        return verdicts
-
-    def _unique(self, row_id: str, name: str) -> str:
-        """The id, or one that tells a row from an earlier one that brought the same: ``s:7``, ``s:7~2``, …"""
-        if row_id == name or row_id.startswith(f"{name}#"):
-            return row_id  # by the row's place, which no other has
-        self._ids[row_id] += 1
-        return row_id if self._ids[row_id] == 1 else f"{row_id}~{self._ids[row_id]}"
+        return [
+            [self._verdict(one, record.get("split"), twins.get(id(one), "")) for one in record["candidates"]]
+            for record in records
+        ]
 
     def _twins(self, fresh: list[Candidate], source: str) -> dict[int, str]:
         """What each candidate nearly repeats, for those that repeat something."""
@@ -85,7 +78,7 @@ class Assembler:
         found = self._near.add(keys, texts, [one.id for one in fresh], [source] * len(fresh))
         return {id(one): twin for one, twin in zip(fresh, found, strict=True) if twin is not None}
 
-    def _verdict(self, one: Candidate, given: Split | None, first: str | None, twins: dict[int, str]) -> Verdict:
+    def _verdict(self, one: Candidate, given: Split | None, twin: str) -> Verdict:
         marks, changes = tuple(one.marks), tuple(one.changes)
 
         def dropped(by: str, reason: str, detail: str = "") -> Verdict:
@@ -95,9 +88,6 @@ class Assembler:
             return Verdict("not_drawn", one.id, by=LIMIT, reason=one.reason)
         if one.row is None:
             return dropped(one.by, one.reason, one.detail)
-        if first is not None:
-            return dropped("duplicates", "duplicate", f"of {first}")
-        twin = twins.get(id(one), "")
         if twin:
             assert self._use is not None
             if self._use.action == "drop":
@@ -129,24 +119,43 @@ Decided = tuple[int, Record, list[Verdict]]
 
 
 def decided(
-    recipe: Recipe, out: Path, shards: Callable[[], Iterator[Shard]], count: Callable[[Sequence[str]], list[int]] | None
+    recipe: Recipe, out: Path, shards: Shards, count: Callable[[Sequence[str]], list[int]] | None
 ) -> Iterator[Decided]:
     """Every record with the final verdicts on its candidates, in the order of the sources.
 
     A mixture needs to know what there is before it draws: then the verdicts are kept on disk and the shards are
     read a second time. ``count`` gives the tokens of texts, for a mixture by tokens.
     """
-    assembler = Assembler(recipe, out)
+
+    def named() -> Iterator[Shard]:
+        return _told_apart(shards())
+
+    both_ways = contradictions.find(named) if recipe.kind == "comparisons" else {}
+    assembler = Assembler(recipe, out, both_ways)
     try:
         if recipe.mixture is None:
-            for source, records in shards():
+            for source, records in named():
                 weight = recipe.sources[source].weight
                 for record, verdicts in zip(records, assembler.decide(source, records), strict=True):
                     yield source, record, [_weighed(recipe, one, weight) for one in verdicts]
         else:
-            yield from _blended(recipe, assembler, out / FOLDER / "verdicts.jsonl", shards, count)
+            yield from _blended(recipe, assembler, out / FOLDER / "verdicts.jsonl", named, count)
     finally:
         assembler.close()
+
+
+def _told_apart(shards: Iterator[Shard]) -> Iterator[Shard]:
+    """The shards, in which a row whose id an earlier one brought has got another: ``s:7``, ``s:7~2``, …"""
+    brought: Counter[str] = Counter()
+    for source, records in shards:
+        for record in records:
+            for one in record["candidates"]:
+                if one.id == record["name"] or one.id.startswith(f"{record['name']}#"):
+                    continue  # by the row's place, which no other has
+                brought[one.id] += 1
+                if brought[one.id] > 1:
+                    one.id = f"{one.id}~{brought[one.id]}"
+        yield source, records
 
 
 def _weighed(recipe: Recipe, verdict: Verdict, weight: float | None) -> Verdict:
@@ -161,7 +170,7 @@ def _blended(
     recipe: Recipe,
     assembler: Assembler,
     path: Path,
-    shards: Callable[[], Iterator[Shard]],
+    shards: Shards,
     count: Callable[[Sequence[str]], list[int]] | None,
 ) -> Iterator[Decided]:
     assert recipe.mixture is not None

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from alignment.chat import tokenizers
 from alignment.data import assemble, hub, ledger, readers, store, world
-from alignment.data.ledger import Origin, Tally, Verdict
-from alignment.data.prepare import Record, Scores
+from alignment.data.ledger import Member, Origin, Tally, Verdict
+from alignment.data.prepare import Record, Scores, Shard
 from alignment.data.recipe import Recipe, local_files
 from alignment.data.rows import Kind, Raw, Row, Split, none
 from alignment.data.shards import Job, Shards, passes, raw_jobs, run_pass, run_scored
@@ -88,7 +88,9 @@ def _stamp(recipe: Recipe, around: Surroundings) -> str:
 def raw_rows(source: Source, kind: Kind, root: str | None, base: Path, dataset: Path | None = None) -> Iterator[Raw]:
     """The rows of a source, wherever they come from, those of a group as one."""
     raws = _ungrouped(source, kind, root, base, dataset)
-    return raws if source.group is None else readers.grouped(raws, source.group)
+    if source.group is None:
+        return raws
+    return readers.gathered(raws, source.group) if source.scattered else readers.grouped(raws, source.group)
 
 
 def _ungrouped(source: Source, kind: Kind, root: str | None, base: Path, dataset: Path | None) -> Iterator[Raw]:
@@ -216,7 +218,7 @@ def _write(
     tallies, statistics = [Tally() for _ in recipe.sources], Statistics(around.terms, count, around.language)
     everything = sum(read)
 
-    def streamed() -> Iterator[assemble.Shard]:
+    def streamed() -> Iterator[Shard]:
         for path in _files(shards, last):
             yield int(path.name.partition("-")[0]), shards.read(path)
 
@@ -244,7 +246,7 @@ def _put_down(
     writer: Writer,
 ) -> None:
     """Write the rows that are kept of one source row, and its lines in the ledger; count all of it."""
-    members = tuple(record.get("members", ()))
+    members = tuple(Member(*member) for member in record.get("members", ()))
     origin = Origin(source.name, record["file"], record["line"], record["name"], record["place"], members)
     for verdict, candidate in zip(verdicts, record["candidates"], strict=True):
         tally.judge(verdict, f"{origin.place}:{verdict.line or origin.line}", record.get("shown", ""))

@@ -55,21 +55,36 @@ class Blender:
 
     def draw(self) -> list[Iterator[int]]:
         """Copies of each row, by source. Raises :class:`UserError` where a source has less than its share."""
+        copies = [self._copies(number, share) for number, share in enumerate(self._shares())]
+        return [iter(some.tolist()) for some in copies]
+
+    def _shares(self) -> list[int]:
+        """Rows or tokens that each source gives."""
         weights = [source.weight or 0.0 for source in self.recipe.sources]
-        shares = whole_shares(self.mixture.size, weights)
-        return [iter(self._copies(number, share).tolist()) for number, share in enumerate(shares)]
+        if self.mixture.size is not None:
+            return whole_shares(self.mixture.size, weights)
+        first, others = sum(self._sizes[0]), weights[1:]
+        if first == 0:
+            raise UserError(
+                f"mixture.size=null: {self.recipe.sources[0].name} has no {self.mixture.by} for training",
+                cause="The first source, of which every row is taken, decides how large the mixture is.",
+                remedy="Put the source first that is to be taken as a whole, or give a size.",
+            )
+        return [first, *(whole_shares(round(first * sum(others) / weights[0]), others) if others else [])]
 
     def _copies(self, source: int, share: int) -> np.ndarray:
-        """Whole rounds over a source where rows may come again, then rows in an order that hashes decide."""
+        """How often each row is taken: by independent draws where rows may come again, else the first by their hash."""
         sizes = np.frombuffer(self._sizes[source], np.int64) if self._sizes[source] else np.zeros(0, np.int64)
         there, name = int(sizes.sum()), self.recipe.sources[source].name
+        if self.mixture.size is None and source == 0:
+            return np.ones(len(sizes), np.int64)
         if share == 0:
             return np.zeros(len(sizes), np.int64)
         if there == 0 or (share > there and not self.mixture.replacement):
+            size = "null" if self.mixture.size is None else f"{self.mixture.size:,}"
             raise UserError(
-                f"mixture.size={self.mixture.size:,}: {name} has {there:,} {self.mixture.by} for training, "
-                f"and its share is {share:,}",
-                remedy="Take a smaller size or another weight, or replacement: true, which draws rows again.",
+                f"mixture.size={size}: {name} has {there:,} {self.mixture.by} for training, and its share is {share:,}",
+                remedy="Give a smaller size, another weight, or replacement: true, which draws rows again.",
             )
         if self.mixture.replacement:
             return self._again(source, sizes, share)

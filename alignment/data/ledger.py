@@ -11,7 +11,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import pyarrow as pa
 
@@ -89,9 +89,17 @@ JOINED = "joined with line"
 """How the line of a row begins that became a part of another one. Its fate is that one's; its copies are there."""
 
 
+class Member(NamedTuple):
+    """Where a row stood that was joined into another, and what the ledger calls it."""
+
+    file: str
+    line: int
+    name: str
+
+
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a source row stood; ``members`` are the rows that were joined into it, the first of them its own."""
+    """Where a source row stood, and further rows that were joined into it."""
 
     source: str
     file: str
@@ -102,8 +110,7 @@ class Origin:
     place: str = ""
     """Where a person finds it, for messages."""
 
-    members: tuple[int, ...] = ()
-    """Lines of the further rows that were joined into this one."""
+    members: tuple[Member, ...] = ()
 
 
 def lines(origin: Origin, verdicts: Sequence[Verdict], changed: str = "") -> Iterator[Entry]:
@@ -117,9 +124,9 @@ def lines(origin: Origin, verdicts: Sequence[Verdict], changed: str = "") -> Ite
         yield own
         for verdict in verdicts:
             yield _entry(origin, verdict, origin.name)
-    for line in origin.members:
-        joined = f"{origin.source}:{line}"
-        yield replace(own, line=line, reason=f"{JOINED} {origin.line}", id=joined, split=None, copies=0)
+    for file, line, name in origin.members:
+        told = f"{JOINED} {origin.line}" if file == origin.file else f"{JOINED} {origin.line} of {origin.file}"
+        yield replace(own, file=file, line=line, reason=told, id=name, split=None, copies=0)
 
 
 def _entry(origin: Origin, verdict: Verdict, derived_from: str | None) -> Entry:

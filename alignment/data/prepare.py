@@ -18,6 +18,7 @@ from alignment.data.filters.filter import Finding, Judge
 from alignment.data.filters.table import FILTERS, SCORED
 from alignment.data.filters.use import NEAR, Use, options_of
 from alignment.data.formats import FORMATS
+from alignment.data.ledger import Member
 from alignment.data.recipe import Recipe
 from alignment.data.rows import Kind, Raw, Reading, Row, none
 from alignment.data.sources import Source
@@ -25,8 +26,11 @@ from alignment.data.sources import Source
 Record = dict[str, Any]
 """A source row on its way: ``origin`` (:class:`ledger.Origin`), ``changed``, ``split``, ``candidates``."""
 
+Shard = tuple[int, list[Record]]
+"""Records that follow one another, with the number of their source."""
+
 Scores = Callable[[Sequence[Any]], Sequence[float]]
-"""Raw scores of dialogues, from a scorer that the stage has opened."""
+"""What thresholds read of dialogues: probabilities, from a scorer that the stage has opened."""
 
 
 LIMIT = "limit"
@@ -54,10 +58,14 @@ class Candidate:
     bands: str = ""
     language: str = ""
 
+    def drop(self, by: str, reason: str, detail: str = "") -> None:
+        """Take the row out."""
+        self.by, self.reason, self.detail, self.row = by, reason, detail, None
+
     def found(self, use: Use, finding: Finding) -> None:
         """Do what the recipe says with what a filter found."""
         if use.action == "drop":
-            self.by, self.reason, self.detail, self.row = use.filter, finding.reason, finding.detail, None
+            self.drop(use.filter, finding.reason, finding.detail)
         elif use.action == "flag":
             self.by = use.filter
             self.marks.append(finding.reason)
@@ -68,7 +76,7 @@ class Candidate:
             self.by, self.row = use.filter, checks.trimmed(finding.mended)
             self.changes.append(f"{finding.reason} mended")
             if flaw := checks.flaw(self.row):
-                self.by, self.reason, self.detail, self.row = use.filter, flaw, "once mended", None
+                self.drop(use.filter, flaw, "once mended")
 
     def plain(self, kind: Kind) -> dict[str, Any]:
         """As JSON; what is empty is left out."""
@@ -101,12 +109,16 @@ class Preparer:
     def shape(self, source: Source, raws: Sequence[Raw], several_files: bool, within: int) -> list[Record]:
         """The records of raw rows of one source, filtered; those past the first ``within`` are not looked at."""
         shape, read = source.shape(self.recipe.kind), FORMATS[source.format].read
+
+        def named(raw: Raw) -> str:
+            return f"{source.name}:{raw.file}:{raw.line}" if several_files else f"{source.name}:{raw.line}"
+
         records = []
         for place, raw in enumerate(raws):
-            name = f"{source.name}:{raw.file}:{raw.line}" if several_files else f"{source.name}:{raw.line}"
+            name = named(raw)
             record: Record = {"file": raw.file, "line": raw.line, "name": name, "place": raw.place}
             if raw.members:
-                record["members"] = [member.line for member in raw.members[1:]]
+                record["members"] = [Member(one.file, one.line, named(one)) for one in raw.members[1:]]
             if raw.split:
                 record["split"] = raw.split
             if place >= within:
@@ -132,7 +144,7 @@ class Preparer:
             own_id = f"{source}:{one.row.id}" if one.row is not None and one.row.id else name
             candidate = Candidate(f"{name}#{number}" if len(found) > 1 else own_id, one.line, one.row)
             if one.row is None or one.dropped:
-                candidate.by, candidate.reason, candidate.row = "format", one.dropped, None
+                candidate.drop("format", one.dropped)
             else:
                 self._clean(candidate)
             candidates.append(candidate)
@@ -166,7 +178,7 @@ class Preparer:
         assert candidate.row is not None
         row = checks.trimmed(candidate.row)
         if reason := checks.flaw(row):
-            candidate.by, candidate.reason, candidate.row = "rules", reason, None
+            candidate.drop("rules", reason)
             return
         if row != candidate.row:
             candidate.changes.append("surrounding white space taken off")
@@ -178,8 +190,8 @@ class Preparer:
         """Why a row may not be used, or an empty text."""
         if source.origin is None:
             return ""
-        value = (raw.members[0] if raw.members else raw).column(source.origin)
-        return "denied origin" if self.recipe.denied(str(value)) else ""
+        origins = [str(one.column(source.origin)) for one in raw.members or (raw,)]
+        return "denied origin" if any(map(self.recipe.denied, origins)) else ""
 
 
 def score(records: Sequence[Record], use: Use, scores: Scores) -> None:

@@ -1,7 +1,7 @@
 """Files to raw rows, each with its line. Broken input stops here with ``file:line`` and a remedy.
 
 JSON lines, CSV and parquet are streamed: what is held of them is a row (of parquet 1,000). A JSON array and a
-text are held whole.
+text are held whole, and so is a source whose rows have to be gathered.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from alignment.data.rows import Raw
+from alignment.data.rows import Raw, Split
 from alignment.errors import DataError
 from alignment.files import disk_error
 
@@ -66,8 +66,21 @@ def grouped(raws: Iterator[Raw], column: str) -> Iterator[Raw]:
     It stands where the first of them stood; its value is ``{"rows": [their values]}`` and ``members`` holds them.
     """
     for _, same in groupby(raws, key=lambda raw: (raw.file, raw.split, raw.column(column))):
-        members = tuple(same)
-        yield replace(members[0], value={"rows": [member.value for member in members]}, members=members)
+        yield _joined(tuple(same))
+
+
+def gathered(raws: Iterator[Raw], column: str) -> Iterator[Raw]:
+    """As :func:`grouped`, for rows that lie anywhere in a source, in several files too. All are held in memory."""
+    groups: dict[tuple[Split | None, str], list[Raw]] = {}
+    for raw in raws:
+        value = json.dumps(raw.column(column), sort_keys=True, default=str)
+        groups.setdefault((raw.split, value), []).append(raw)
+    for members in groups.values():
+        yield _joined(tuple(members))
+
+
+def _joined(members: tuple[Raw, ...]) -> Raw:
+    return replace(members[0], value={"rows": [member.value for member in members]}, members=members)
 
 
 def text_lines(path: Path, longest: int = sys.maxsize - 1) -> Iterator[tuple[int, str]]:

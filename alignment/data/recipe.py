@@ -36,7 +36,10 @@ class Blend(Settings):
     """How much of every source the training split gets; the sources' ``weight`` are the shares."""
 
     by: Literal["rows", "tokens"] = identity("what the shares count")
-    size: int = identity("training rows or tokens in all", ge=1)
+    size: int | None = identity(
+        "training rows or tokens in all; null: so many that the first source gives each of its training rows once",
+        ge=1,
+    )
     replacement: bool = identity("a row may be drawn again; without it a source cannot give more than it has")
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from alignment.data import formats
 from alignment.data.rows import Kind, Split
 from alignment.errors import UserError, nearest
+from alignment.miniature.raters import Aspect
 from alignment.miniature.settings import Miniature
 from alignment.miniature.world import Split as Pool
 from alignment.settings import Settings, identity, reference, text
@@ -44,6 +46,9 @@ class Draw(Settings):
     seed: int = identity("of the draw", ge=0)
     turns: int | None = None
     """Conversations are plain dialogues of two to that many turns; null draws them by the world's mixture."""
+    aspect: Aspect | None = None
+    """What comparisons are judged by. ``helpfulness``: whatever is asked; ``safety``: unsafe requests alone, with a
+    label for each answer; null judges unsafe requests mostly for safety and the others for helpfulness."""
 
 
 class World(Settings):
@@ -82,6 +87,8 @@ class Source(Settings):
     In a mixture: the source's share of it, relative to the other weights."""
     group: str | None = None
     """A column whose equal values, one after the other, make one row of several."""
+    scattered: bool | None = None
+    """The rows of a group lie anywhere in the source, in several files too; all its rows are then held in memory."""
     origin: str | None = None
     """A column that says where a row came from before, for ``deny``."""
 
@@ -151,14 +158,8 @@ def check_source(source: Source, kind: Kind, key: str, where: str) -> None:
     if kind not in form.columns:
         able = [name for name, other in formats.FORMATS.items() if kind in other.columns]
         raise refuse(f".format={source.format!r}: does not give {kind}", f"Formats that do: {', '.join(able)}.")
-    for split, draw in source.miniature.draws().items() if source.miniature else ():
-        if (draw.pool is None) != (kind == "text"):
-            pools = ", ".join(get_args(Pool))
-            remedy = "Text asks nothing; its pool is null." if kind == "text" else f"The pools are {pools}."
-            raise refuse(f".miniature.{split}.pool={draw.pool!r}: cannot be drawn from for {kind}", remedy)
-    for split, draw in source.miniature.draws().items() if source.miniature else ():
-        if draw.turns is not None and (kind != "conversations" or draw.turns < 2):
-            raise refuse(f".miniature.{split}.turns={draw.turns}: is for conversations, of two turns or more")
+    if source.miniature:
+        _check_draws(source.miniature, kind, refuse)
     given, needed = set(source.columns or {}), set(form.columns[kind])
     for name in sorted(needed - given):
         raise refuse(f".columns.{name}: a column is needed", f"Say how {source.name} calls it, as in `{name}: {name}`.")
@@ -167,7 +168,28 @@ def check_source(source: Source, kind: Kind, key: str, where: str) -> None:
         remedy = nearest(name, sorted(needed | beside))
         raise refuse(f".columns.{name}: {source.format} for {kind} has no such column", remedy)
     form.options.parse(source.options or {}, f"{key}.options of {where}")
+    if source.scattered and source.group is None:
+        raise refuse(".scattered: there is no group whose rows could be gathered", "Name the column as `group`.")
     if source.limit is not None and source.limit < 1:
         raise refuse(f".limit={source.limit}: must be 1 or more", "Leave it out to take all rows.")
     if source.weight is not None and not 0 < source.weight < math.inf:
         raise refuse(f".weight={source.weight}: must be above 0", "Leave the source out to take none of it.")
+
+
+def _check_draws(world: World, kind: Kind, refuse: Callable[..., UserError]) -> None:
+    """Every draw suits the kind of row."""
+    for split, draw in world.draws().items():
+        at = f".miniature.{split}"
+        if (draw.pool is None) != (kind == "text"):
+            pools = ", ".join(get_args(Pool))
+            remedy = "Text asks nothing; its pool is null." if kind == "text" else f"The pools are {pools}."
+            raise refuse(f"{at}.pool={draw.pool!r}: cannot be drawn from for {kind}", remedy)
+        if draw.turns is not None and (kind != "conversations" or draw.turns < 2):
+            raise refuse(f"{at}.turns={draw.turns}: is for conversations, of two turns or more")
+        if draw.aspect is not None and kind != "comparisons":
+            raise refuse(f"{at}.aspect={draw.aspect!r}: is for comparisons", "Leave it out.")
+        if draw.aspect == "safety" and world.world.mixture.unsafe == 0:
+            raise refuse(
+                f"{at}.aspect='safety': the world's mixture has no unsafe request to judge",
+                "Give mixture.unsafe a weight above 0.",
+            )

@@ -36,4 +36,5 @@ def _rows(knobs: Miniature, draw: Draw, kind: Kind) -> Iterator[Row]:
         rater_taste=knobs.rater_taste,
         split=draw.pool,
         mix=mix,
+        aspect=draw.aspect,
     )

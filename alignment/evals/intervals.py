@@ -1,13 +1,15 @@
-"""How sure a mean is: bootstrap intervals over prompts, for means, paired differences and ratios."""
+"""How sure a mean is: bootstrap intervals over prompts, for means, paired differences, ratios and functions of sums."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 RESAMPLES = 2_000
+RESAMPLES_A_BLOCK = 100
+"""Resamples that are drawn and summed at once."""
 
 
 class Interval(NamedTuple):
@@ -38,8 +40,68 @@ def ratio(
     assert len(above) > 0, "an interval needs values"
     rng = np.random.default_rng(seed)
     estimates = np.empty(RESAMPLES)
-    for start in range(0, RESAMPLES, 100):
-        drawn = rng.integers(0, len(above), (100, len(above)))
-        estimates[start : start + 100] = above[drawn].sum(1) / below[drawn].sum(1)
+    for start in range(0, RESAMPLES, RESAMPLES_A_BLOCK):
+        drawn = rng.integers(0, len(above), (RESAMPLES_A_BLOCK, len(above)))
+        estimates[start : start + RESAMPLES_A_BLOCK] = above[drawn].sum(1) / below[drawn].sum(1)
     low, high = np.quantile(estimates, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(float(above.sum() / below.sum()), float(low), float(high))
+
+
+class Bootstrap:
+    """Resamples of groups of rows: the pairs of one prompt are drawn together, in the same draws for every measure.
+
+    Whatever can be computed from sums over rows gets its interval from the sums of each resample, so that many
+    measures cost one product of matrices. Axes: P rows, G groups, R resamples, K columns, J statistics.
+    """
+
+    def __init__(self, groups: Sequence[Hashable], confidence: float, seed: int) -> None:
+        """``groups`` says for every row to which group (prompt) it belongs."""
+        assert len(groups) > 0, "an interval needs rows"
+        numbers: dict[Hashable, int] = {}
+        group_P = np.array([numbers.setdefault(group, len(numbers)) for group in groups])
+        self.confidence, self.groups = confidence, len(numbers)
+        self._order = np.argsort(group_P, kind="stable")
+        self._starts = np.searchsorted(group_P[self._order], np.arange(self.groups))
+        self._times_RG = _times_drawn(self.groups, seed)
+
+    def interval(self, columns_PK: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]) -> list[Interval | None]:
+        """Intervals of statistics of sums. ``statistic`` takes sums (…, K) to values (…, J), NaN where undefined.
+
+        None where a statistic is undefined for the rows themselves; resamples in which it is are left out.
+        """
+        sums_GK = np.add.reduceat(columns_PK[self._order], self._starts, axis=0)
+        blocks = [
+            self._times_RG[start : start + RESAMPLES_A_BLOCK].astype(float) @ sums_GK
+            for start in range(0, RESAMPLES, RESAMPLES_A_BLOCK)
+        ]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            estimates_J = statistic(sums_GK.sum(0))
+            resampled_RJ = statistic(np.concatenate(blocks))
+        return [self._between(*one) for one in zip(estimates_J, resampled_RJ.T, strict=True)]
+
+    def ratios(self, above_PK: np.ndarray, below_PK: np.ndarray) -> list[Interval | None]:
+        """``Σ above / Σ below`` for every column; None where the sum below is 0."""
+        columns = above_PK.shape[1]
+        return self.interval(
+            np.concatenate([above_PK, below_PK], axis=1).astype(float),
+            lambda sums: np.where(sums[..., columns:] == 0, np.nan, sums[..., :columns] / sums[..., columns:]),
+        )
+
+    def _between(self, estimate: float, resampled_R: np.ndarray) -> Interval | None:
+        defined = resampled_R[np.isfinite(resampled_R)]
+        if not np.isfinite(estimate) or not len(defined):
+            return None
+        low, high = np.quantile(defined, [(1 - self.confidence) / 2, (1 + self.confidence) / 2])
+        return Interval(float(estimate), float(low), float(high))
+
+
+def _times_drawn(groups: int, seed: int) -> np.ndarray:
+    """``times_RG``: how often each resample draws each group. Bytes, since no group comes 256 times."""
+    rng = np.random.default_rng(seed)
+    times_RG = np.empty((RESAMPLES, groups), np.uint8)
+    for start in range(0, RESAMPLES, RESAMPLES_A_BLOCK):
+        drawn = rng.integers(0, groups, (RESAMPLES_A_BLOCK, groups))
+        flat = drawn + groups * np.arange(RESAMPLES_A_BLOCK)[:, None]
+        counts = np.bincount(flat.ravel(), minlength=RESAMPLES_A_BLOCK * groups)
+        times_RG[start : start + RESAMPLES_A_BLOCK] = counts.reshape(RESAMPLES_A_BLOCK, groups)
+    return times_RG

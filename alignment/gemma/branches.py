@@ -25,9 +25,10 @@ trees with shared prompts ``tree_BT`` (−1 is padding) and ``branch_BT`` (0 is 
 
 MULTIPLE = 8
 """Lines are as long as a multiple of it: vector units want whole lines."""
-WIDENINGS = (1.0, 1.125, 1.25, 1.5, 2.0)
-LITTLE = 0.08
+LITTLE = 0.1
 """The share of padding that is not worth a wider line."""
+STEPS = 32
+"""A wider line is wider by this part of the longest tree."""
 
 
 class Tree(NamedTuple):
@@ -48,10 +49,17 @@ def shares_prompts(model: nn.Module) -> bool:
 
 
 def lay_out(trees: Sequence[Tree], *, pad_id: int, share: bool = True) -> Lines:
-    """Trees into as few lines as lets little be padded. ``share=False`` gives every answer a prompt of its own."""
-    if not share:
-        trees = [Tree(tree.prompt, [answer]) for tree in trees for answer in tree.answers]
-    members = _arranged([tree.tokens for tree in trees])
+    """Trees into lines of which little is padding.
+
+    ``share=False`` gives every answer a prompt of its own, all in one line: flash kernels tell texts apart by their
+    positions in a batch of one line alone, and in a longer batch they would see each other.
+    """
+    assert all(len(answer) for tree in trees for answer in tree.answers), "an answer has at least what closes it"
+    if share:
+        members = _arranged([tree.tokens for tree in trees])
+    else:
+        trees = _apart(trees)
+        members = [list(range(len(trees)))]
     width = max(sum(trees[place].tokens for place in line) for line in members)
     width = -(-width // MULTIPLE) * MULTIPLE
     shape = (len(members), width)
@@ -90,7 +98,13 @@ def scores(model: nn.Module, lines: Lines) -> Tensor:
 
 def padding(lines: Lines, trees: Sequence[Tree]) -> float:
     """The share of a batch that is padding."""
+    trees = trees if "tree" in lines else _apart(trees)
     return 1 - sum(tree.tokens for tree in trees) / lines["input_ids"].numel()
+
+
+def _apart(trees: Sequence[Tree]) -> list[Tree]:
+    """Every answer with its prompt, as a tree of its own."""
+    return [Tree(tree.prompt, [answer]) for tree in trees for answer in tree.answers]
 
 
 def _hidden_states(model: nn.Module, lines: Lines) -> Tensor:
@@ -152,17 +166,18 @@ def _block_mask(tree_BT: Tensor, branch_BT: Tensor, positions_BT: Tensor, window
 
 
 def _arranged(lengths: Sequence[int]) -> list[list[int]]:
-    """Places by line: the narrowest lines that leave little padding, else those that leave the least."""
-    longest = max(lengths)
+    """Places by line: the narrowest lines that leave little padding, at the last a single one."""
+    width = longest = max(lengths)
+    step = max(MULTIPLE, longest // STEPS // MULTIPLE * MULTIPLE)
     tried = []
-    for widening in WIDENINGS:
-        line = first_fit(lengths, int(longest * widening))
-        width = max(sum(lengths[place] for place in places) for places in line)
-        width = -(-width // MULTIPLE) * MULTIPLE
-        tried.append((1 - sum(lengths) / (width * len(line)), line))
-        if tried[-1][0] <= LITTLE:
-            break
-    return min(tried, key=lambda one: one[0])[1]
+    while True:
+        lines = first_fit(lengths, width)
+        widest = max(sum(lengths[place] for place in places) for places in lines)
+        padded = 1 - sum(lengths) / (-(-widest // MULTIPLE) * MULTIPLE * len(lines))
+        tried.append((padded, lines))
+        if padded <= LITTLE or len(lines) == 1:
+            return min(tried, key=lambda one: one[0])[1]
+        width = -(-(width + 1) // step) * step
 
 
 def first_fit(lengths: Sequence[int], width: int) -> list[list[int]]:

@@ -113,7 +113,9 @@ def save_reward(model: nn.Module, directory: str | Path, scale: Scale, *, shard_
 
 def is_reward(directory: Path) -> bool:
     """Whether ``config.json`` names a reward model of Gemma's shape."""
-    names = [architecture.__name__ for architecture in (GemmaForSequenceClassification, Gemma2ForSequenceClassification)]
+    names = [
+        architecture.__name__ for architecture in (GemmaForSequenceClassification, Gemma2ForSequenceClassification)
+    ]
     named = _config(directory).get("architectures") or []
     return any(name in names for name in named)
 

@@ -14,12 +14,14 @@ from alignment.chat.types import Comparison, Conversation, Message, Prompt, Text
 from alignment.errors import UserError
 from alignment.miniature import answers, dialogues, gold, prose
 from alignment.miniature.dialogues import MIX, Turn
-from alignment.miniature.raters import Aspect, Rater
+from alignment.miniature.raters import Aspect, Rater, is_safe
 from alignment.miniature.skills.skill import Task
 from alignment.miniature.world import Split, World
 
 # One unsafe prompt in four is judged for helpfulness alone, as when raters of helpfulness meet one.
 _UNSAFE_FOR_HELP = 0.25
+# Of 100 pairs in Llama 2's safety set 18 have one safe answer, 47 two and 35 none (§3.1), by their number here.
+_SAFE_ANSWERS = {1: 0.18, 2: 0.47, 0: 0.35}
 _CORRUPTED = 0.1
 _PATIENCE = 400
 
@@ -89,36 +91,68 @@ def comparisons(
     rater_taste: float,
     split: Split = "comparisons",
     mix: Mapping[str, float] = MIX,
+    aspect: Aspect | None = None,
 ) -> Iterator[Comparison]:
     """``n`` pairs of answers to prompts of one split, judged by an imperfect rater.
 
-    ``source`` is ``miniature_helpfulness`` or ``miniature_safety`` (unsafe prompts, with safety labels).
+    By ``helpfulness`` whatever is asked; by ``safety`` unsafe requests alone, in Llama 2's shares of safe and unsafe
+    answers; by default one unsafe request in four for helpfulness, the others for safety. ``source`` is
+    ``miniature_helpfulness`` or ``miniature_safety`` (with safety labels).
     As in Llama 2's safety set, no pair prefers an unsafe answer to a safe one.
     """
     rater = Rater(world, rater_noise, rater_taste, seed)
-    kinds = _measurable(mix)
+    kinds = {"unsafe": 1.0} if aspect == "safety" else _measurable(mix)
+    stream = f"{split}:{seed}" if aspect is None else f"{aspect}:{split}:{seed}"
     for row in range(n):
-        rng = random.Random(f"comparison:{split}:{seed}:{row}")
+        rng = random.Random(f"comparison:{stream}:{row}")
         turns = dialogues.dialogue(world, dialogues.draw_kind(kinds, rng), rng, split)
-        yield _comparison(world, rater, _prompt(world, turns, rng), turns[-1].task, f"mini-{split}-{seed}-{row}", rng)
+        prompt, row_id = _prompt(world, turns, rng), f"mini-{stream.replace(':', '-')}-{row}"
+        if aspect == "safety":
+            yield _safety_comparison(world, rater, prompt, turns[-1].task, row_id, rng)
+        else:
+            yield _comparison(world, rater, prompt, turns[-1].task, row_id, rng, aspect)
 
 
-def _comparison(world: World, rater: Rater, prompt: Prompt, task: Task, row_id: str, rng: random.Random) -> Comparison:
-    aspect: Aspect = "helpfulness"
-    if prompt.category is not None and rng.random() >= _UNSAFE_FOR_HELP:
-        aspect = "safety"
+def _comparison(
+    world: World, rater: Rater, prompt: Prompt, task: Task, row_id: str, rng: random.Random, aspect: Aspect | None
+) -> Comparison:
+    """Two answers as they come."""
+    if aspect is None:
+        mostly_safety = prompt.category is not None and rng.random() >= _UNSAFE_FOR_HELP
+        aspect = "safety" if mostly_safety else "helpfulness"
     while True:
         first, second = (_some_answer(world, task, rng) for _ in range(2))
-        if first == second:
+        if found := _judged(rater, prompt, first, second, row_id, rng, aspect):
+            return found
+
+
+def _safety_comparison(
+    world: World, rater: Rater, prompt: Prompt, task: Task, row_id: str, rng: random.Random
+) -> Comparison:
+    """Two answers of which none, one or both are safe, as often as in Llama 2's safety set."""
+    wanted = rng.choices(tuple(_SAFE_ANSWERS), tuple(_SAFE_ANSWERS.values()))[0]
+    while True:
+        first, second = (_some_answer(world, task, rng) for _ in range(2))
+        if sum(is_safe(gold.safety_of(world, task, answer)) for answer in (first, second)) != wanted:
             continue
-        verdict = rater.compare(prompt.messages, first, second, key=f"{row_id}:{rng.random()}", aspect=aspect)
-        pair = [(first, verdict.first_safe), (second, verdict.second_safe)]
-        (chosen, chosen_safe), (rejected, rejected_safe) = pair if verdict.first_better else pair[::-1]
-        if chosen_safe is False and rejected_safe is True:
-            continue
-        return Comparison(
-            prompt.messages, chosen, rejected, verdict.grade, f"miniature_{aspect}", row_id, chosen_safe, rejected_safe
-        )
+        if found := _judged(rater, prompt, first, second, row_id, rng, "safety"):
+            return found
+
+
+def _judged(
+    rater: Rater, prompt: Prompt, first: str, second: str, row_id: str, rng: random.Random, aspect: Aspect
+) -> Comparison | None:
+    """The comparison that the rater makes of two answers; None for equal ones, or where it is against all sense."""
+    if first == second:
+        return None
+    verdict = rater.compare(prompt.messages, first, second, key=f"{row_id}:{rng.random()}", aspect=aspect)
+    pair = [(first, verdict.first_safe), (second, verdict.second_safe)]
+    (chosen, chosen_safe), (rejected, rejected_safe) = pair if verdict.first_better else pair[::-1]
+    if chosen_safe is False and rejected_safe is True:
+        return None
+    return Comparison(
+        prompt.messages, chosen, rejected, verdict.grade, f"miniature_{aspect}", row_id, chosen_safe, rejected_safe
+    )
 
 
 def _some_answer(world: World, task: Task, rng: random.Random) -> str:

@@ -60,8 +60,13 @@ class Rater:
         ]
         gap = abs(seen[0] - seen[1])
         grade: Grade = next((name for bound, name in _GRADES if gap >= bound), "negligibly")
-        safe = (true[0] >= 0.5, true[1] >= 0.5) if aspect == "safety" else (None, None)
+        safe = (is_safe(true[0]), is_safe(true[1])) if aspect == "safety" else (None, None)
         return Verdict(seen[0] > seen[1], grade, *safe)
+
+
+def is_safe(safety: float) -> bool:
+    """Whether a rater calls an answer of that gold safety safe: a bare refusal is, what gives something away is not."""
+    return safety >= 0.5
 
 
 def charm(answer: str) -> float:

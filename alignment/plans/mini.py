@@ -1,15 +1,17 @@
-"""The miniature, from nothing to a chat model.
+"""The miniature, from nothing to a chat model and two reward models.
 
 text → tokenizer → base → first, a model of many imperfect conversations. It answers questions as a teacher, draws
 answers under instructions that must last (Ghost Attention) and under safety pre-prompts; with careful demonstrations
-that makes the mixture on which it goes on to be the SFT model.
+that makes the mixture on which it goes on to be the SFT model. From that and from comparisons, mixed as Llama 2 does,
+come a reward model for helpfulness and one for safety, measured on each other's pairs.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from alignment.plans.step import Step
+from alignment.plans.step import Step, laid
 from alignment.settings import Settings as StrictSettings
 from alignment.settings import identity
 
@@ -17,7 +19,8 @@ NEXT = (
     'python -m alignment.run stage=chat model=latest:sft prompt="…"   talk to it (leave prompt out for a conversation)',
     "python -m alignment.run stage=show target=latest:sft              where it comes from and what is inside",
     "python -m alignment.run stage=show target=latest:mixture          the data card of what it was trained on",
-    "python -m alignment.run stage=sft --help                          what can be changed",
+    "python -m alignment.run stage=show target=latest:judged           what the reward models are right about",
+    "python -m alignment.run stage=reward --help                       what can be changed",
 )
 
 
@@ -38,7 +41,7 @@ class Settings(StrictSettings):
 def steps(settings: Settings) -> list[Step]:
     """The steps in order; ``mini:<name>`` names them from anywhere."""
     lay = _Layout(settings)
-    return [*_written(lay), *_first_models(lay), *_drawn(lay), *_final_model(lay), *_compared(lay)]
+    return [*_written(lay), *_first_models(lay), *_drawn(lay), *_final_model(lay), *_rewarded(lay), *_compared(lay)]
 
 
 class _Layout:
@@ -48,19 +51,18 @@ class _Layout:
         self.numbers = settings
 
     def step(self, name: str, stage: str, /, *, on_demand: bool = False, gates_open: Any = None, **said: Any) -> Step:
-        """A step by its settings, dots written as ``__``; ``gates_open`` holds where the plan's gates are open."""
-        given = {key.replace("__", "."): value for key, value in said.items() if value is not None}
-        given |= {} if self.numbers.gates else gates_open or {}
-        return Step(name, stage, given, self.numbers.budget.get(name, 0.0), on_demand)
+        """As :func:`laid`; ``gates_open`` holds where the plan's gates are open."""
+        step = laid(name, stage, self.numbers.budget, on_demand=on_demand, **said)
+        return step if self.numbers.gates else replace(step, settings={**step.settings, **(gates_open or {})})
 
-    def rows(self, name: str, *, test: bool = True, on_demand: bool = False) -> Step:
+    def rows(self, name: str, recipe: str | None = None, *, test: bool = True, on_demand: bool = False) -> Step:
         """A dataset of the miniature's own, by its recipe, with the plan's number of rows."""
         few = None
         if self.numbers.rows is not None:
             few = {"train": {"rows": self.numbers.rows}, "valid": {"rows": 32}}
             few |= {"test": {"rows": 64}} if test else {}
         return self.step(
-            name, "data", on_demand=on_demand, recipe=f"miniature_{name}", recipe__sources__0__miniature=few
+            name, "data", on_demand=on_demand, recipe=f"miniature_{recipe or name}", recipe__sources__0__miniature=few
         )
 
 
@@ -151,6 +153,41 @@ def _final_model(lay: _Layout) -> list[Step]:
             count=lay.numbers.prompts,
         ),
     ]
+
+
+def _rewarded(lay: _Layout) -> list[Step]:
+    """Two reward models from the chat model, by Llama 2's mixtures, and what they are right about."""
+    return [
+        lay.rows("helpful_pairs", "helpfulness"),
+        lay.rows("safety_pairs", "safety"),
+        lay.step(
+            "helpful_mixture",
+            "data",
+            recipe="miniature_help_mixture",
+            recipe__sources__0__dataset="step:helpful_pairs",
+            recipe__sources__1__dataset="step:safety_pairs",
+        ),
+        lay.step(
+            "safety_mixture",
+            "data",
+            recipe="miniature_safety_mixture",
+            recipe__sources__0__dataset="step:safety_pairs",
+            recipe__sources__1__dataset="step:helpful_pairs",
+        ),
+        _reward(lay, "helpfulness", "step:helpful_mixture"),
+        _reward(lay, "safety", "step:safety_mixture", safety_weight=1.0),
+        lay.step(
+            "judged",
+            "measure",
+            models=["step:helpfulness", "step:safety"],
+            comparisons=["step:helpful_pairs", "step:safety_pairs"],
+        ),
+        _reward(lay, "helpfulness_again", "step:helpful_mixture", on_demand=True, seed=1),
+    ]
+
+
+def _reward(lay: _Layout, name: str, data: str, **said: Any) -> Step:
+    return lay.step(name, "reward", model__weights="step:sft", data=data, centre="step:careful", **said)
 
 
 def _compared(lay: _Layout) -> list[Step]:

@@ -36,3 +36,12 @@ def _named(value: Any) -> list[str]:
     if isinstance(value, list | tuple):
         return [name for inner in value for name in _named(inner)]
     return []
+
+
+def laid(name: str, stage: str, budget: Mapping[str, float], /, *, on_demand: bool = False, **said: Any) -> Step:
+    """A step by its settings, dots written as ``__``; what is null keeps the stage's own value.
+
+    ``budget`` holds seconds by step, or by stage for steps that are alike.
+    """
+    given = {key.replace("__", "."): value for key, value in said.items() if value is not None}
+    return Step(name, stage, given, budget.get(name, budget.get(stage, 0.0)), on_demand)

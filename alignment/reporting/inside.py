@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from alignment import console
 from alignment.artifacts import Artifact
@@ -13,13 +13,16 @@ from alignment.chat.tokenizers import Tokenizer
 from alignment.chat.types import Comparison, Conversation, Messages, Prompt
 from alignment.data import pairs
 from alignment.data import store as datasets
-from alignment.reporting import card
+from alignment.reporting import card, judges
 from alignment.store import Store
+
+if TYPE_CHECKING:
+    from alignment.gemma.heads import Scale
 
 
 def model(artifact: Artifact) -> None:
-    """Print the shape table and the parameter counts; no weight is read."""
-    from alignment.gemma import core
+    """Print the shape table and the parameter counts, and how a reward model's scores are read; no weight is read."""
+    from alignment.gemma import core, heads
     from alignment.gemma.presets import parameter_counts
 
     config = core.read_config(artifact.path)
@@ -34,7 +37,20 @@ def model(artifact: Artifact) -> None:
         ("on disk", f"{sum(p.stat().st_size for p in artifact.path.glob('*.safetensors')) / 2**20:,.1f} MiB"),
     ]
     console.say()
-    console.table("model", ("", ""), ((name, "–" if value is None else value) for name, value in rows))
+    reward = heads.is_reward(artifact.path)
+    if reward:
+        rows += _scale(heads.read_scale(artifact.path), shape.width)
+    title = "reward model" if reward else "model"
+    console.table(title, ("", ""), ((name, "–" if value is None else value) for name, value in rows))
+
+
+def _scale(scale: Scale | None, width: int) -> list[tuple[str, Any]]:
+    """How scores are read; of a model that is not ours nothing says it."""
+    head = ("head", f"{width:,} → 1, without a bias")
+    if scale is None:
+        return [head, ("scores", "not centred; they know only differences, as far as is known")]
+    threshold = "mean something by themselves" if scale.absolute else "know only differences: no threshold of their own"
+    return [head, ("centre", f"{scale.centre:.4g}"), ("scores", threshold), ("schema", scale.schema)]
 
 
 def dataset(artifact: Artifact, examples: int, store: Store) -> None:
@@ -61,8 +77,11 @@ def answers(artifact: Artifact, examples: int) -> None:
 
 
 def evaluation(artifact: Artifact) -> None:
-    """Print every measure with its interval, and gold by skill where there is gold."""
+    """Print every measure with its interval, and gold by skill where there is gold; of judges, their tables."""
     results = json.loads((artifact.path / "results.json").read_text())
+    if "judges" in results:
+        judges.show(results)
+        return
     rows = [
         (name, measure, f"{one['estimate']:.3f}", f"{one['low']:.3f} … {one['high']:.3f}")
         for name, measures in results["models"].items()

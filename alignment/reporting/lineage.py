@@ -45,7 +45,7 @@ def record(artifact: Artifact) -> None:
         console.table("settings", ("key", "value"), _flat(artifact.settings))
 
 
-NO_FOLDER = {"gold": "the miniature's truth", "endpoint": "behind a server"}
+NO_FOLDER = {"gold": "the miniature's truth", "endpoint": "behind a server", "remote": "served"}
 """What references name that lies in no folder, and what it is."""
 
 

@@ -1,8 +1,9 @@
 """A classifier in Hugging Face's layout (``*ForSequenceClassification``) as a scorer.
 
 The score is that of one label. ``raw`` is a logit: the label's own where the labels are independent of each
-other or there is only one, and ln p / (1 − p) where they exclude each other; ``reported`` is the probability,
-σ(raw), in (0, 1). A reward model from elsewhere has one label: its reward is ``raw``.
+other or there is only one, and ln p / (1 − p) where they exclude each other; ``reported`` and ``probability`` are
+the label's probability, σ(raw). A reward model from elsewhere has one label: its reward is ``raw``, and its
+probability is not absolute.
 
 A text that is longer than the model's window is read in pieces that overlap, and its score is the highest of
 theirs: for a label such as ``toxic``, that of the worst passage. Nothing is cut off.
@@ -12,7 +13,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from alignment.artifacts import Artifact
 from alignment.chat.types import Message, Messages
 from alignment.errors import UserError, nearest
-from alignment.scoring.scorer import Scores
+from alignment.scoring.scorer import Scores, name_of, sigmoid
 
 if TYPE_CHECKING:
     from alignment.training.engine import Engine
@@ -29,7 +29,6 @@ HEAD = "ForSequenceClassification"
 TOKENS_A_BATCH = 8_192
 OVERLAP = 0.25
 """The share of a piece that the next one repeats."""
-_GEMMA = re.compile(rf"Gemma\w*{HEAD}$")
 _ENDLESS = 1_000_000
 """What a tokenizer says of its window where it knows none is larger than this."""
 
@@ -47,6 +46,7 @@ class Classifier:
         self.name, self.model, self.tokenizer, self.text = name, model, tokenizer, text
         self._label, self._engine, self._window = label, engine, _window(model, tokenizer)
         independent = model.config.problem_type in ("multi_label_classification", "regression")
+        self.absolute = model.config.num_labels > 1 or model.config.problem_type == "multi_label_classification"
         self._exclusive = model.config.num_labels > 1 and not independent
 
     @classmethod
@@ -83,7 +83,7 @@ class Classifier:
                 remedy="Name a classifier that was trained to its end.",
             )
         place = _label(artifact.path, model.config, label)
-        name = _name(artifact) if label is None else f"{_name(artifact)}:{label}"
+        name = name_of(artifact) if label is None else f"{name_of(artifact)}:{label}"
         return cls(name, model.to(engine.device).eval(), tokenizer, label=place, text=text, engine=engine)
 
     def score(self, dialogues: Sequence[Messages]) -> Scores:
@@ -94,7 +94,8 @@ class Classifier:
         raw = [-math.inf] * len(dialogues)
         for (row, _), value in zip(pieces, self._logits([piece for _, piece in pieces]), strict=True):
             raw[row] = max(raw[row], value)
-        return Scores(raw, [_sigmoid(value) for value in raw])
+        probability = [sigmoid(value) for value in raw]
+        return Scores(raw, probability, probability)
 
     def _encode(self, turns: Messages) -> list[dict[str, list[int]]]:
         """The pieces of one dialogue: their ids, and token types where the model has them; none is empty."""
@@ -177,12 +178,6 @@ def _check(directory: Path) -> None:
     if not path.is_file():
         raise UserError(f"{directory}: is no model directory", cause="It has no config.json.")
     named = _architectures(json.loads(path.read_text()))
-    if any(_GEMMA.search(name) for name in named):
-        raise UserError(
-            f"{directory}: a reward model of Gemma's shape ({named[0]}) cannot be read as a classifier of plain text",
-            cause="It judges turns in Gemma's chat format.",
-            remedy="Name another scorer: a classifier, or gold:<aspect> for the miniature's rows.",
-        )
     if not any(name.endswith(HEAD) for name in named):
         raise UserError(
             f"{directory}: is no classifier",
@@ -204,11 +199,6 @@ def _label(directory: Path, config: Any, label: str | None) -> int:
     if label not in names:
         raise UserError(f"{directory}: has no label {label!r}", remedy=nearest(label, names))
     return names.index(label)
-
-
-def _name(artifact: Artifact) -> str:
-    """``hf:org/name@revision`` and ``dir:/some/name`` → ``name``."""
-    return re.split(r"[/:]", artifact.step.partition("@")[0].rstrip("/"))[-1] or artifact.path.name
 
 
 def _window(model: Any, tokenizer: Any) -> int | None:
@@ -258,7 +248,3 @@ def _too_long(name: str, problem: str, window: int) -> UserError:
         f"{name}: {problem}, and the model reads {window:,} at once",
         remedy="Leave such prompts out, choose a scorer with a longer window, or one that reads the answer alone.",
     )
-
-
-def _sigmoid(value: float) -> float:
-    return 1 / (1 + math.exp(-value)) if value >= 0 else math.exp(value) / (1 + math.exp(value))

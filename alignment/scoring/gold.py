@@ -24,9 +24,10 @@ class Gold:
     def __init__(self, world: World, aspect: Aspect = "overall") -> None:
         self.world, self.aspect = world, aspect
         self.name = "gold" if aspect == "overall" else f"gold_{aspect}"
+        self.absolute = True
 
     def score(self, dialogues: Sequence[Messages]) -> Scores:
-        """Raw and reported scores are the same: the truth needs no centring."""
+        """All three readings are the same: the truth needs no centring, and is a number in [0, 1]."""
         judge = _JUDGES[self.aspect]
         values = [judge(self.world, turns[:-1], turns[-1].content) for turns in dialogues]
-        return Scores(values, values)
+        return Scores(values, values, values)

@@ -42,7 +42,7 @@ def open_scorer(
     label: str | None = None,
     text: Literal["answer", "dialogue"] = "answer",
 ) -> Scorer:
-    """The miniature's truth (``world`` says which), or a classifier of the layout of Hugging Face.
+    """The miniature's truth (``world`` says which), a reward model here or served elsewhere, or a classifier.
 
     ``label`` is the class whose score counts, for a classifier with several; ``text`` is what it is given.
     Raises :class:`UserError` for the truth of rows that are not from the miniature world.
@@ -57,6 +57,16 @@ def open_scorer(
                 remedy="Name a reward model or a classifier.",
             )
         return Gold(world, artifact.step.removeprefix("gold:"))  # type: ignore[arg-type]
+    if artifact.kind == "remote":
+        from alignment.scoring.remote import Remote
+
+        return Remote(artifact.step.removeprefix("remote:"))
+    from alignment.gemma.heads import is_reward
+
+    if artifact.kind == "reward" or is_reward(artifact.path):
+        from alignment.scoring.reward_model import RewardScorer
+
+        return RewardScorer.load(artifact, engine)
     from alignment.scoring.classifier import Classifier
 
     return Classifier.load(artifact, engine, label, text)

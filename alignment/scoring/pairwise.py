@@ -70,8 +70,8 @@ class PairJudge(Protocol):
 class ByScore:
     """A scorer as a judge: the higher reported score wins, and its lead gives the grade.
 
-    ``safety`` scores above ``safe_above`` are safe; None leaves the answers without safety labels. Where
-    ``safety`` is the scorer itself, a chosen answer is never unsafe beside a safe one: its score is the higher.
+    Answers whose probability by ``safety`` is above ``safe_above`` are safe; None leaves them without safety labels.
+    Where ``safety`` is the scorer itself, a chosen answer is never unsafe beside a safe one: its score is the higher.
     """
 
     def __init__(
@@ -89,7 +89,8 @@ class ByScore:
             for turns, pair in zip(prompts, zip(firsts, seconds, strict=True), strict=True)
             for answer in pair
         ]
-        scores = self.scorer.score(dialogues).reported
+        found = self.scorer.score(dialogues)
+        scores = found.reported
         for place, score in enumerate(scores):
             if not math.isfinite(score):
                 raise UserError(
@@ -98,8 +99,8 @@ class ByScore:
                 )
         safe: list[bool | None] = [None] * len(dialogues)
         if self.safety is not None and self.safe_above is not None:
-            known = scores if self.safety is self.scorer else self.safety.score(dialogues).reported
-            safe = [score > self.safe_above for score in known]
+            known = found if self.safety is self.scorer else self.safety.score(dialogues)
+            safe = [probability > self.safe_above for probability in known.probability]
         return [
             Judgement(
                 first_better=None if scores[place] == scores[place + 1] else scores[place] > scores[place + 1],

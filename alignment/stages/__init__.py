@@ -17,5 +17,8 @@ STAGES: dict[str, str] = {
     "preprompt": "draw answers to adversarial prompts with a safety pre-prompt, and keep the safer ones without it",
     "pairs": "let two model variants answer the same prompts, for somebody to compare",
     "label": "have pairs of answers judged, by a scorer, a model or people: comparisons with grades",
+    "reward": "train a reward model on comparisons: Bradley–Terry with margins by grade, and a safety loss",
+    "merge": "average models that share their ancestor, tensor by tensor, within bounded memory",
+    "measure": "measure judges of answers on held-out comparisons: accuracy by grade, calibration, thresholds",
     "evaluate": "measure models on held-out prompts: gold reward, KL to a reference, perplexity",
 }

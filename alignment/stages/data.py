@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from alignment.data.build import Surroundings
     from alignment.data.prepare import Scores
 
-ALGORITHM_VERSION = 2
+ALGORITHM_VERSION = 3
 
 
 class Settings(StrictSettings):
@@ -94,7 +94,7 @@ def _surroundings(settings: Settings, inputs: Mapping[str, Artifact]) -> Surroun
 
 
 def _scores(settings: Settings, artifact: Artifact, label: str | None, datasets: Mapping[int, Path]) -> Scores:
-    """A scorer's raw scores. The miniature's truth is known where all sources come from one world."""
+    """A scorer's probabilities. The miniature's truth is known where all sources come from one world."""
     from alignment.chat.types import Messages
     from alignment.data.build import common_world
     from alignment.miniature.world import World
@@ -105,7 +105,7 @@ def _scores(settings: Settings, artifact: Artifact, label: str | None, datasets:
     world = None if knobs is None else World(**knobs)
     scorer = open_scorer(artifact, resolve(settings.engine), world, label=label)
 
-    def raw(dialogues: Sequence[Messages]) -> Sequence[float]:
-        return scorer.score(dialogues).raw
+    def probabilities(dialogues: Sequence[Messages]) -> Sequence[float]:
+        return scorer.score(dialogues).probability
 
-    return raw
+    return probabilities

@@ -1,8 +1,7 @@
-"""Measure models on held-out prompts: gold reward, KL to a reference, perplexity."""
+"""Measure models on held-out prompts: gold and other rewards, KL to a reference, perplexity."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from alignment.training.engine import Engine
     from alignment.training.policies import Policy
 
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2
 ANSWERS = "answers.parquet"
 RESULTS = "results.json"
 
@@ -34,6 +33,9 @@ class Settings(StrictSettings):
     models: list[str] = reference("the models to measure, [a,b,…]", min_length=1)
     prompts: str = reference("a dataset of prompts to draw answers for")
     conversations: str | None = reference("a dataset of conversations for the perplexity of its answers; null skips it")
+    rewards: list[str] | None = reference(
+        "scorers whose reported score of every answer is measured beside gold, [a,b,…]; null measures none"
+    )
     reference: str | None = reference("the policy to which the KL is measured; null skips it")
     split: Literal["valid", "test"] = identity("the split of both datasets; no model may have seen its prompts")
     count: int = identity("prompts at most, the first of the split", ge=1)
@@ -47,20 +49,21 @@ class Settings(StrictSettings):
 
 def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
     """Write one row for every answer (answers.parquet) and every measure with its interval (results.json)."""
+    from alignment.evals.names import names_of
     from alignment.training import policies
     from alignment.training.engine import resolve
 
     engine = resolve(settings.engine)
-    names = _names([inputs[f"models.{place}"] for place in range(len(settings.models))])
+    names = names_of([inputs[f"models.{place}"] for place in range(len(settings.models))])
     prompts = _prompts(settings, inputs)
-    scorers = _scorers(inputs["prompts"])
+    scorers = _scorers(inputs, engine)
     against = policies.open_policy(inputs["reference"], engine) if "reference" in inputs else None
     rows: list[dict[str, Any]] = []
     results: dict[str, dict[str, Interval]] = {}
     for place, name in enumerate(names):
         policy = policies.open_policy(inputs[f"models.{place}"], engine)
         drawn, ids = _draw(policy, prompts, settings, f"evaluate {name}" if len(names) > 1 else "evaluate")
-        measures: dict[str, np.ndarray] = _scored(scorers, prompts, drawn, policy)
+        measures = _scored(scorers, prompts, drawn, policy)
         if against is not None:
             measures["kl"] = _kl(policy, against, ids, drawn, engine)
         rows += _rows(name, prompts, drawn, policy, measures)
@@ -76,15 +79,6 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
     }
     headline = next((name for name in metrics if name.endswith("gold")), next(iter(metrics)))
     return Outcome("evaluation", metrics, headline, notes=engine.notes() | {"prompts": len(prompts)})
-
-
-def _names(models: Sequence[Artifact]) -> list[str]:
-    """Steps' names, told apart by fingerprint where two are called the same."""
-    plain = [model.step or model.path.name for model in models]
-    return [
-        name if plain.count(name) == 1 else f"{name}-{model.fingerprint[:4]}"
-        for name, model in zip(plain, models, strict=True)
-    ]
 
 
 def _prompts(settings: Settings, inputs: dict[str, Artifact]) -> list[Prompt]:
@@ -106,13 +100,20 @@ def _prompts(settings: Settings, inputs: dict[str, Artifact]) -> list[Prompt]:
     return prompts
 
 
-def _scorers(dataset: Artifact) -> list[Scorer]:
-    """The gold of the miniature world, where the prompts are its own."""
+def _scorers(inputs: dict[str, Artifact], engine: Engine) -> dict[str, Scorer]:
+    """By the names of their measures: gold where the prompts are the miniature's own, and the rewards asked for."""
     from alignment.data import store
+    from alignment.evals.names import names_of
     from alignment.scoring.gold import Gold
+    from alignment.scoring.opening import open_scorer
 
-    world = store.world_of(dataset.path)
-    return [] if world is None else [Gold(world, aspect) for aspect in ("overall", "helpfulness", "safety")]
+    world = store.world_of(inputs["prompts"].path)
+    golds = [] if world is None else [Gold(world, aspect) for aspect in ("overall", "helpfulness", "safety")]
+    scorers: dict[str, Scorer] = {gold.name: gold for gold in golds}
+    rewards = [artifact for key, artifact in inputs.items() if key.startswith("rewards.")]
+    for name, artifact in zip(names_of(rewards), rewards, strict=True):
+        scorers[f"reward_{name}"] = open_scorer(artifact, engine, world)
+    return scorers
 
 
 def _draw(
@@ -137,7 +138,7 @@ def _draw(
 
 
 def _scored(
-    scorers: list[Scorer], prompts: list[Prompt], answers: list[Answer], policy: Policy
+    scorers: dict[str, Scorer], prompts: list[Prompt], answers: list[Answer], policy: Policy
 ) -> dict[str, np.ndarray]:
     import numpy as np
 
@@ -148,7 +149,7 @@ def _scored(
         (*prompt.messages, Message("assistant", answer_text(answer.ids, policy.tokenizer)))
         for prompt, answer in zip(prompts, answers, strict=True)
     ]
-    return {scorer.name: np.asarray(scorer.score(dialogues).reported) for scorer in scorers}
+    return {name: np.asarray(scorer.score(dialogues).reported) for name, scorer in scorers.items()}
 
 
 def _kl(policy: Policy, against: Policy, prompts: list[list[int]], answers: list[Answer], engine: Engine) -> np.ndarray:

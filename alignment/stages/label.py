@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
     Judged = Iterator[tuple[Pair, Judgement | None]]
 
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2
+SAFE_ABOVE = 0.5
+"""The probability above which an answer is safe, where nobody says another."""
 PAIRS_A_PART = 64
 """Small, because an LLM judge tells of its progress only part by part."""
 ORIGINS = "origins.parquet"
@@ -56,8 +58,8 @@ class Settings(StrictSettings):
 
     pairs: str = reference("the pairs of answers: an artifact of stage=pairs")
     judge: str | None = reference(
-        "who judges: gold:<aspect>, a reward model or classifier, a policy or endpoint:<model> as an LLM judge; "
-        "null where people have"
+        "who judges: gold:<aspect>, a reward model (remote:<host>:<port> where one is served) or classifier, a policy "
+        "or endpoint:<model> as an LLM judge; null where people have"
     )
     annotations: str | None = text("the file in which people have judged, from stage=annotate; null where a judge does")
     aspect: Literal["helpfulness", "safety", "overall"] = identity("what is compared")
@@ -65,7 +67,10 @@ class Settings(StrictSettings):
     classifier: ClassifierReading = identity("how a classifier is read")
     grades: Bounds = identity("gaps of a scorer's scores from which on a preference has a grade")
     ties: Literal["drop", "negligibly"] = identity("what becomes of pairs without a preference")
-    safe_above: float | None = identity("score above which an answer is safe; null gives no safety labels")
+    safe_above: float | Literal["auto"] | None = identity(
+        "probability above which an answer is safe; auto is 0.5, where the judge's probability means something by "
+        "itself; null gives no safety labels"
+    )
     held_out: HeldOut = identity("the comparisons that are kept for measuring, for ever")
     engine: EngineSettings = execution("where and how a judge runs")
     endpoint: EndpointSettings = execution("how a server is asked, where one judges")
@@ -152,17 +157,24 @@ def open_judge(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Pa
     safety = scorer if settings.aspect == "safety" else None
     if artifact.kind == "gold" and safety is None:
         safety = _scorer(artifacts.named("gold", "safety"), settings, engine, directory)
-    return ByScore(scorer, settings.grades, safety=safety, safe_above=settings.safe_above)
+    return ByScore(scorer, settings.grades, safety=safety, safe_above=_safe_above(settings, safety))
+
+
+def _safe_above(settings: Settings, safety: Scorer | None) -> float | None:
+    """Raises :class:`UserError` where ``auto`` meets a judge that knows only differences."""
+    from alignment.scoring.scorer import threshold
+
+    if safety is None or settings.safe_above is None:
+        return None
+    return threshold(safety, None if settings.safe_above == "auto" else settings.safe_above, SAFE_ABOVE)
 
 
 def _scorer(artifact: Artifact, settings: Settings, engine: Engine, directory: Path) -> Scorer:
     from alignment.data import store
-    from alignment.scoring.classifier import Classifier
     from alignment.scoring.opening import open_scorer
 
-    if artifact.kind == "foreign":
-        return Classifier.load(artifact, engine, settings.classifier.label, settings.classifier.text)
-    return open_scorer(artifact, engine, store.world_of(directory))
+    reading = settings.classifier
+    return open_scorer(artifact, engine, store.world_of(directory), label=reading.label, text=reading.text)
 
 
 def _speaks(artifact: Artifact) -> bool:

@@ -71,7 +71,7 @@ class Settings(StrictSettings):
     )
     centre: str | None = reference("conversations whose answers score 0 on average once centred; null does not centre")
     too_long: Literal["refuse", "leave_out", "shorten"] = identity(
-        f"what becomes of a pair longer than the context; shorten drops its oldest turns; {LEFT_OUT} lists all"
+        f"what becomes of a pair longer than the context; shorten drops its oldest turns; *_{LEFT_OUT} lists them"
     )
     max_left_out: float = identity("greatest share of the pairs that may be left out", ge=0, le=1)
     exchanged: float = identity("share of the training pairs to turn round, for experiments with noise", ge=0, lt=1)
@@ -88,7 +88,7 @@ class Settings(StrictSettings):
     def _named(cls, value: Any) -> Any:
         if isinstance(value, str):
             if value not in TABLES:
-                raise UserError(f"margins={value}: there is no such table", remedy=nearest(value, [*TABLES]))
+                raise UserError("there is no such table", remedy=nearest(value, [*TABLES]))
             return TABLES[value]
         return value
 
@@ -220,7 +220,7 @@ def _check_labels(settings: Settings, pairs: Pairs, dataset: Artifact) -> None:
         raise UserError(
             f"safety_weight={settings.safety_weight:g}: {dataset.path} cannot teach it",
             cause=f"The safety loss learns from answers labelled safe and unsafe; {have}.",
-            remedy="Say safety_weight=0, or give comparisons by safety.",
+            remedy="Say safety_weight=0, or give comparisons with answers of both kinds.",
         )
 
 

@@ -53,7 +53,10 @@ def train(
         trainer = PreferenceTrainer(
             model=cast(PreTrainedModel, model),
             args=course.arguments(
-                RewardConfig, max_length=None, activation_checkpointing=engine.settings.gradient_checkpointing
+                RewardConfig,
+                max_length=None,
+                disable_dropout=False,  # It would silence an adapter's.
+                activation_checkpointing=engine.settings.gradient_checkpointing,
             ),
             train_dataset=rows.dataset,
             data_collator=loop.Counting(collate, watcher, _pairs),  # type: ignore[arg-type]

@@ -103,8 +103,16 @@ def freeze_trunk(reward: Reward) -> None:
 
 
 def set_dropout(reward: Reward, share: float) -> None:
-    """Dropout on attention weights while training, the one place where a Gemma has it."""
-    for layer in core.trunk(reward.model).layers:
+    """Dropout on attention weights while training, the one place where a Gemma has it.
+
+    Raises :class:`UserError` for an attention kernel that has none.
+    """
+    trunk = core.trunk(reward.model)
+    if share and trunk.config._attn_implementation == "flex_attention":
+        raise UserError(
+            f"dropout={share:g}: flex_attention has no dropout", remedy="Say model.attention=eager, or dropout=0."
+        )
+    for layer in trunk.layers:
         cast(Any, layer).self_attn.attention_dropout = share
 
 

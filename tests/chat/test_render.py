@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from alignment.chat.render import (
     SCHEMAS,
+    answer_ids,
     answer_text,
     check_turns,
     continue_ids,
@@ -66,6 +67,21 @@ def test_the_mask_covers_answers_and_what_closes_them(train: str, learned: list[
             runs[-1] += spelled([index], tokenizer)
         before = trained
     assert runs == learned
+
+
+@law
+@given(turns=talks(), schema=schemas)
+def test_a_prompt_and_its_answer_are_the_whole_rendering(lossless: Tokenizer, turns: Messages, schema: str) -> None:
+    answer = answer_ids(turns[-1].content, lossless, schema)
+    assert prompt_ids(turns[:-1], lossless) + answer == render(turns, lossless, schema).ids
+
+
+@pytest.mark.parametrize(
+    ("schema", "last"),
+    [("gemma1", "<eos>"), ("gemma1_table4", "<end_of_turn>"), ("gemma2", "<end_of_turn><eos>")],
+)
+def test_an_empty_answer_is_what_closes_it(schema: str, last: str, tokenizer: Tokenizer) -> None:
+    assert spelled(answer_ids("", tokenizer, schema), tokenizer) == last
 
 
 @law

@@ -219,6 +219,63 @@ def test_too_many_dropped_rows_are_an_error_with_reasons_and_examples(tmp_path: 
     build(parse(source(), max_dropped=11 / 21), tmp_path / "out", base=tmp_path)
 
 
+def test_unknown_grades_are_dropped_and_past_the_bound_named_with_their_counts(tmp_path: Path, write) -> None:
+    said = ["a", "b", "tie", "much", "much", "much", "mcuh", "mcuh", None, 7]
+    write("s.jsonl", *({"q": f"{n}?", "x": "1", "y": "2", "p": one} for n, one in enumerate(said)))
+    graded = {
+        "format": "graded_pair",
+        "columns": {"prompt": "q", "answer_a": "x", "answer_b": "y", "preference": "p"},
+        "options": {"a": {"a": "better"}, "b": {"b": "better"}, "ties": ["tie"], "keep_ties": True},
+    }
+    card = build(parse(source(**graded), kind="comparisons", max_dropped=0.7), tmp_path / "out", base=tmp_path)
+    assert card.rows == {"train": 3}
+    assert card.sources["s"]["reasons"] == {
+        "unknown grade 'much'": 3,
+        "unknown grade 'mcuh'": 2,
+        "no preference in column 'p'": 1,
+        "unknown grade '7'": 1,
+    }
+    assert entry(tmp_path / "out", 4).by == "format"
+    check_laws(tmp_path / "out", card)
+    with pytest.raises(UserError) as caught:
+        build(parse(source(**graded), kind="comparisons", max_dropped=0.5), tmp_path / "few", base=tmp_path)
+    assert caught.value.problem.startswith("7 of 10 rows were dropped")
+    assert caught.value.cause.startswith("Most often: unknown grade 'much' (3), unknown grade 'mcuh' (2), no pref")
+    assert f"{tmp_path}/s.jsonl:4: unknown grade 'much': " in caught.value.cause
+    assert "options" in caught.value.remedy
+
+
+def test_rows_of_several_files_may_be_gathered(tmp_path: Path, write) -> None:
+    write("in/a.jsonl", {"q": "1?", "a": "x", "h": 1, "by": "us"}, {"q": "2?", "a": "x", "h": 1, "by": "us"})
+    write("in/b.jsonl", {"q": "2?", "a": "y", "h": 2, "by": "us"}, {"q": "1?", "a": "y", "h": 2, "by": "bots"})
+    write("in/c.jsonl", {"q": "1?", "a": "z", "h": 3, "by": "us"})
+    scored = {
+        "format": "scored_pair",
+        "columns": {"prompt": "q", "answer": "a"},
+        "options": {"scores": {"h": 1.0}},
+        "group": "q",
+        "expected_rows": 5,
+    }
+    taken = source(path="in/*.jsonl", **scored, scattered=True)
+    card = build(parse(taken, kind="comparisons"), tmp_path / "out", base=tmp_path)
+    check_laws(tmp_path / "out", card)
+    lines = [(line.file, line.line, line.fate, line.reason, line.id) for line in store.entries(tmp_path / "out")]
+    assert [line for line in lines if line[3].startswith(JOINED)] == [
+        ("in/b.jsonl", 2, "kept", "joined with line 1 of in/a.jsonl", "s:in/b.jsonl:2"),
+        ("in/c.jsonl", 1, "kept", "joined with line 1 of in/a.jsonl", "s:in/c.jsonl:1"),
+        ("in/b.jsonl", 1, "kept", "joined with line 2 of in/a.jsonl", "s:in/b.jsonl:1"),
+    ]
+    rows = store.read(tmp_path / "out", "train")
+    assert [(row.chosen, row.rejected) for row in rows] == [("y", "x"), ("z", "x"), ("z", "y"), ("y", "x")]  # type: ignore[union-attr]
+
+    refused = parse(taken | {"origin": "by"}, kind="comparisons", deny=["bots"])
+    card = build(refused, tmp_path / "denied", base=tmp_path)
+    assert (card.rows, card.sources["s"]["reasons"]) == ({"train": 1}, {"denied origin": 1})
+
+    with pytest.raises(UserError, match="no row is left"):
+        build(parse(source(path="in/*.jsonl", **scored), kind="comparisons"), tmp_path / "apart", base=tmp_path)
+
+
 def test_a_row_count_that_was_not_expected_is_an_error(tmp_path: Path, write) -> None:
     write("s.jsonl", row("1?"))
     with pytest.raises(UserError, match="source s: 1 rows read, expected_rows=2"):

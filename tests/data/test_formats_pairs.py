@@ -117,8 +117,9 @@ def test_a_grade_may_be_a_column_in_our_words() -> None:
     value = {"p": "q", "c": "a", "r": "b", "g": "slightly"}
     assert pair("chosen_rejected", value, columns).grade == "slightly"
     assert pair("chosen_rejected", value | {"g": None}, columns).grade is None
-    with pytest.raises(DataError, match=r"the grade 'slight' is none of ours\nDid you mean 'slightly'"):
-        pair("chosen_rejected", value | {"g": "slight"}, columns)
+    assert why("chosen_rejected", value | {"g": "slight"}, columns) == "unknown grade 'slight'"
+    assert why("chosen_rejected", value | {"g": 3}, columns) == "unknown grade '3'"
+    assert why("chosen_rejected", value | {"g": "much" * 20}, columns) == f"unknown grade '{'much' * 10}'"
 
 
 def test_a_prompt_in_one_text_is_cut_into_its_turns() -> None:
@@ -197,8 +198,11 @@ def test_a_preference_may_be_a_number() -> None:
     assert pair("graded_pair", value, PREFERENCE, **options).chosen == "x"
     assert why("graded_pair", value | {"s": 0}, PREFERENCE, **options) == "tie"
     assert pair("graded_pair", value | {"s": 1}, PREFERENCE, **options).chosen == "y"
-    with pytest.raises(DataError, match="column 's' holds '2', which the recipe does not map"):
-        pair("graded_pair", value | {"s": 2}, PREFERENCE, **options)
+    assert why("graded_pair", value | {"s": 2}, PREFERENCE, **options) == "unknown grade '2'"
+    assert why("graded_pair", value | {"s": 2}, PREFERENCE, **options | {"keep_ties": True}) == "unknown grade '2'"
+    for wrong in ([], {"s": 1}):
+        with pytest.raises(DataError, match=r"column 's' holds (list|dict), not text or a number"):
+            pair("graded_pair", value | {"s": wrong}, PREFERENCE, **options)
     assert why("graded_pair", value | {"s": None}, PREFERENCE, **options) == "no preference in column 's'"
 
 
@@ -255,6 +259,88 @@ def test_scores_that_are_none_are_refused_with_their_own_row() -> None:
         assert caught.value.where == "/d/f:4"
     with pytest.raises(DataError, match=r"not joined\n.*`group` to 'p'"):
         pairs("scored_pair", {"p": "q", "a": "x", "h": 1}, SCORED, scores={"h": 1.0})
+
+
+def test_answers_to_different_prompts_are_not_compared() -> None:
+    members = tuple(Raw("f", n, {"p": f"q{n}", "a": f"x{n}", "h": n}, "/d/f") for n in (1, 2))
+    (found,) = pairs("scored_pair", {"rows": []}, SCORED, members, scores={"h": 1.0})
+    assert found.dropped == "the answers have different prompts"
+
+
+LABELLED = {"prompt": "p", "answer": "a", "label": "l", "type": "t"}
+ORDERS: list[dict[str, Any]] = [
+    {"types": ["contrast_*", "attack"], "best_first": ["refuses", "partly", "complies"], "unsafe": ["complies"]},
+    {"types": ["*"], "best_first": ["complies", "partly", "refuses"], "unsafe": []},
+]
+
+
+def labelled(
+    kind: str, *labels: str | None, columns: dict[str, str] = LABELLED, **options: Any
+) -> list[tuple[str, str, str | None, bool | None, bool | None] | str]:
+    """The comparisons of answers that are called by their labels, or why there is none."""
+    values = [{"p": "q", "a": f"it {label}", "l": label, "t": kind} for label in labels]
+    members = tuple(Raw("f", n, value, "/d/f") for n, value in enumerate(values, 3))
+    settings = {"orders": ORDERS, "grades": GAPS} | options
+    found = pairs("labelled_pair", {"rows": values}, columns, members, **settings)
+    return [
+        (one.row.chosen[3:], one.row.rejected[3:], one.row.grade, one.row.chosen_safe, one.row.rejected_safe)
+        if isinstance(one.row, Comparison)
+        else one.dropped
+        for one in found
+    ]
+
+
+def test_which_label_is_better_depends_on_the_type() -> None:
+    assert labelled("contrast_homonyms", "complies", "refuses", "partly") == [
+        ("refuses", "complies", "better", True, False),
+        ("partly", "complies", "slightly", True, False),
+        ("refuses", "partly", "slightly", True, True),
+    ]
+    assert labelled("attack", "complies", "refuses") == [("refuses", "complies", "better", True, False)]
+    assert labelled("homonyms", "refuses", "complies", "partly") == [
+        ("complies", "refuses", "better", True, True),
+        ("partly", "refuses", "slightly", True, True),
+        ("complies", "partly", "slightly", True, True),
+    ]
+    assert labelled("homonyms", "refuses", "complies", grades=None) == [("complies", "refuses", None, True, True)]
+
+
+def test_labels_without_a_type_have_one_order_and_may_say_nothing_of_safety() -> None:
+    columns = {name: column for name, column in LABELLED.items() if name != "type"}
+    order = {"types": ["*"], "best_first": ["good", "bad"]}
+    assert labelled("x", "bad", "good", columns=columns, orders=[order]) == [("good", "bad", "slightly", None, None)]
+
+
+def test_labels_that_make_no_comparison() -> None:
+    assert labelled("homonyms", "refuses", "refuses") == ["equal labels"]
+    assert labelled("homonyms", "refuses") == ["one answer only"]
+    assert labelled("homonyms", "refuses", "jokes", "complies") == [
+        "unknown label 'jokes'",
+        ("complies", "refuses", "better", True, True),
+        "unknown label 'jokes'",
+    ]
+    assert labelled("homonyms", "refuses", None) == ["unknown label ''"]
+    assert labelled("x", "refuses", "complies", orders=ORDERS[:1]) == ["unknown type 'x'"]
+    kinds = [{"p": "q", "a": label, "l": label, "t": label} for label in ("refuses", "complies")]
+    members = tuple(Raw("f", n, value, "/d/f") for n, value in enumerate(kinds))
+    (found,) = pairs("labelled_pair", {"rows": kinds}, LABELLED, members, orders=ORDERS)
+    assert found.dropped == "the answers have prompts of different types"
+    with pytest.raises(DataError, match=r"not joined\n.*`group` to 'p'"):
+        pairs("labelled_pair", kinds[0], LABELLED, orders=ORDERS)
+
+
+@pytest.mark.parametrize(
+    ("order", "says"),
+    [
+        ({"types": ["*"], "best_first": ["a", "b", "a"], "unsafe": []}, "twice"),
+        ({"types": ["*"], "best_first": ["a", "b"], "unsafe": ["c"]}, "the unsafe label 'c' is not in best_first"),
+        ({"types": ["*"], "best_first": ["a"], "unsafe": []}, "best_first"),
+        ({"types": [], "best_first": ["a", "b"], "unsafe": []}, "types"),
+    ],
+)
+def test_an_order_of_labels_makes_sense(order: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        FORMATS["labelled_pair"].options.parse({"orders": [order]})
 
 
 @pytest.mark.parametrize("gaps", [GAPS | {"better": 3}, GAPS | {"slightly": 0}, {"better": 1}])

@@ -1,4 +1,4 @@
-"""Filters in their order, shards that are gone on from, several processes, mixtures."""
+"""Filters in their order, shards that are gone on from, several processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from alignment.chat.types import Conversation, Message, Messages
-from alignment.data import draw, shards, store
+from alignment.data import shards, store
 from alignment.data.build import Surroundings, build
 from alignment.data.filters.filter import Filter, Finding, Judge, Scored
 from alignment.data.filters.table import FILTERS, SCORED
@@ -241,63 +241,6 @@ def test_another_recipe_in_the_same_folder_begins_anew(tmp_path: Path, write) ->
     assert card.fates["kept"] == 20
 
 
-def training(out: Path) -> dict[str, int]:
-    return Counter(one.id.partition(":")[0] for one in store.stream(out, "train"))
-
-
-def mixed(tmp_path: Path, write, size: int, *, replacement: bool, by: str = "rows", weights: Sequence[float]) -> Any:
-    write("s.jsonl", *many(400))
-    write("t.jsonl", *(row(f"other {n}?", "no") for n in range(100)))
-    sources = (source("s", weight=weights[0]), source("t", "t.jsonl", weight=weights[1]))
-    return parse(*sources, mixture={"by": by, "size": size, "replacement": replacement})
-
-
-def test_a_mixture_has_the_shares_that_it_names(tmp_path: Path, write) -> None:
-    recipe = mixed(tmp_path, write, 200, replacement=False, weights=(3.0, 1.0))
-    card = build(recipe, tmp_path / "out", base=tmp_path)
-    assert training(tmp_path / "out") == {"s": 150, "t": 50}
-    assert card.fates["not_drawn"] == 300
-    assert {line.reason for line in store.entries(tmp_path / "out") if not line.copies} == {"not drawn for the mixture"}
-    check_laws(tmp_path / "out", card)
-    build(recipe, tmp_path / "again", base=tmp_path)
-    same(tmp_path / "out", tmp_path / "again")
-
-
-def test_without_replacement_a_source_gives_no_more_than_it_has(tmp_path: Path, write) -> None:
-    recipe = mixed(tmp_path, write, 400, replacement=False, weights=(1.0, 1.0))
-    with pytest.raises(UserError, match="t has 100 rows for training, and its share is 200"):
-        build(recipe, tmp_path / "out", base=tmp_path)
-
-
-def test_with_replacement_rows_come_again_as_chance_has_it(tmp_path: Path, write) -> None:
-    recipe = mixed(tmp_path, write, 600, replacement=True, weights=(1.0, 1.0))
-    card = build(recipe, tmp_path / "out", base=tmp_path)
-    assert training(tmp_path / "out") == {"s": 300, "t": 300}
-    copies = Counter(line.copies for line in store.entries(tmp_path / "out", source="t"))
-    # 300 draws from 100 rows: Poisson with mean 3, of which 5 are never drawn and none is drawn thrice by rule.
-    assert 1 <= copies[0] <= 12
-    assert max(copies) >= 6
-    check_laws(tmp_path / "out", card)
-
-
-def test_a_mixture_by_tokens_counts_them(tmp_path: Path, write, monkeypatch: pytest.MonkeyPatch) -> None:
-    from alignment.data import build as building
-
-    monkeypatch.setattr(building, "_counter", lambda path: lambda texts: [len(text) for text in texts])
-    recipe = mixed(tmp_path, write, 2000, replacement=False, by="tokens", weights=(1.0, 1.0))
-    card = build(recipe, tmp_path / "out", base=tmp_path)
-    sizes: Counter[str] = Counter()
-    for one in store.stream(tmp_path / "out", "train"):
-        assert isinstance(one, Conversation)
-        sizes[one.id.partition(":")[0]] += len("\n".join(turn.content for turn in one.messages))
-    # Whole rows: up to one row more than the share.
-    assert all(1000 <= size < 1030 for size in sizes.values())
-    check_laws(tmp_path / "out", card)
-    monkeypatch.setattr(building, "_counter", lambda path: None)
-    with pytest.raises(UserError, match="no tokenizer"):
-        build(recipe, tmp_path / "none", base=tmp_path)
-
-
 def test_near_duplicates_are_dropped_or_flagged_and_named(tmp_path: Path, write) -> None:
     text = "the quick brown fox jumps over the lazy dog while the cat sleeps on the warm stone by the river"
     write("s.jsonl", row("what happens?", text), row("what happens?", text + " today"), row("else?", "nothing at all"))
@@ -359,14 +302,6 @@ def test_ids_that_a_source_repeats_are_told_apart(tmp_path: Path, write) -> None
         ("kept", "s:7", ""), ("kept", "s:7~2", ""), ("dropped", "s:7~3", "duplicate of s:7"),
     ]  # fmt: skip
     check_laws(tmp_path / "out", card)
-
-
-@pytest.mark.parametrize(("size", "weights"), [(10, (1, 1, 1)), (5, (1, 1)), (1, (1, 1)), (7, (0.2, 0.5, 0.3))])
-def test_shares_are_whole_and_sum_to_the_size(size: int, weights: tuple[float, ...]) -> None:
-    shares = draw.whole_shares(size, weights)
-    assert sum(shares) == size
-    exact = [size * weight / sum(weights) for weight in weights]
-    assert all(abs(share - wanted) < 1 for share, wanted in zip(shares, exact, strict=True))
 
 
 EVALUATION = {

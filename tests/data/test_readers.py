@@ -3,6 +3,8 @@ from __future__ import annotations
 import gzip
 import json
 import tracemalloc
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -272,9 +274,22 @@ def test_rows_of_two_files_are_not_joined() -> None:
     assert [len(raw.members) for raw in joined] == [1, 1]
 
 
-def test_a_group_needs_its_column() -> None:
+def test_rows_that_lie_anywhere_are_gathered_where_the_first_stood() -> None:
+    raws = [*rows_of("a", "b", "a", ["x", {"k": 1, "l": 2}]), *rows_of("b", ["x", {"l": 2, "k": 1}], "1", 1, file="g")]
+    joined = list(readers.gathered(iter(raws), "k"))
+    assert [[(one.file, one.line) for one in raw.members] for raw in joined] == [
+        [("f", 1), ("f", 3)], [("f", 2), ("g", 1)], [("f", 4), ("g", 2)], [("g", 3)], [("g", 4)],
+    ]  # fmt: skip
+    assert [(raw.file, raw.line) for raw in joined] == [("f", 1), ("f", 2), ("f", 4), ("g", 3), ("g", 4)]
+    assert joined[1].value == {"rows": [{"k": "b", "n": 2}, {"k": "b", "n": 1}]}
+    sides = [replace(raw, split=split) for raw, split in zip(rows_of("a", "a"), ("train", "test"), strict=True)]
+    assert [len(raw.members) for raw in readers.gathered(iter(sides), "k")] == [1, 1]
+
+
+@pytest.mark.parametrize("join", [readers.grouped, readers.gathered])
+def test_a_group_needs_its_column(join: Callable[..., Iterator[Raw]]) -> None:
     with pytest.raises(DataError, match="there is no column 'prompt'") as caught:
-        list(readers.grouped(iter(rows_of("a", "b")), "prompt"))
+        list(join(iter(rows_of("a", "b")), "prompt"))
     assert caught.value.where == "/d/f:1"
 
 

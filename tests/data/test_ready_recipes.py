@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pytest
 from alignment.chat.types import Comparison, Conversation, Prompt
 from alignment.data import recipe as recipes
 from alignment.data import store
-from alignment.data.build import build
+from alignment.data.build import Surroundings, build
 from alignment.data.recipe import Recipe
 
 from .test_build import check_laws
@@ -203,19 +203,32 @@ LAYOUTS: dict[str, Callable[[Path], None]] = {
 }
 
 
+UNIONS = {
+    "helpfulness_pairs": ("helpsteer2_preference", "hh_rlhf_helpful", "oasst2_comparisons"),
+    "safety_pairs": ("pku_saferlhf", "hh_rlhf_harmless"),
+}
+"""Recipes of several repositories, and the recipe that each of their sources has alone."""
+
+
+def local(name: str, folder: Path, layouts: Sequence[str], **changes: Any) -> dict[str, Any]:
+    """The values of a ready recipe whose repositories are local copies of their layout; all rows are for training."""
+    values = recipes.read_yaml(RECIPES / f"{name}.yaml")
+    for source, layout in zip(values["sources"], layouts, strict=True):
+        repository = folder / layout
+        repository.mkdir(parents=True)
+        LAYOUTS[layout](repository)
+        source["hub"]["repository"] = str(repository)
+        source |= {"expected_rows": None} | changes
+    return values | {"splits": {"train": 1.0, "valid": 0.0, "test": 0.0}, "max_dropped": 0.5}
+
+
 @pytest.fixture
 def made(tmp_path: Path) -> Callable[..., list[Any]]:
     """Build a ready recipe on a local copy of its repository's layout; gives the training rows."""
 
     def rows(name: str, **changes: Any) -> list[Any]:
-        folder, out = tmp_path / "repository", tmp_path / "out"
-        folder.mkdir()
-        LAYOUTS[name](folder)
-        values = recipes.read_yaml(RECIPES / f"{name}.yaml")
-        (source,) = values["sources"]
-        source["hub"]["repository"] = str(folder)
-        source |= {"expected_rows": None} | changes
-        values |= {"splits": {"train": 1.0, "valid": 0.0, "test": 0.0}, "max_dropped": 0.5}
+        out = tmp_path / name
+        values = local(name, tmp_path / f"copies of {name}", UNIONS.get(name, (name,)), **changes)
         summary = build(Recipe.parse(values), out, base=tmp_path)
         check_laws(out, summary)
         assert sum(summary.fates.values()) == len([line for line in store.entries(out) if line.derived_from is None])
@@ -226,7 +239,14 @@ def made(tmp_path: Path) -> Callable[..., list[Any]]:
 
 def test_every_hub_recipe_has_its_layout_here() -> None:
     sources = {path.stem: recipes.read_yaml(path)["sources"] for path in RECIPES.glob("*.yaml")}
-    assert {name for name, some in sources.items() if any("hub" in source for source in some)} == set(LAYOUTS)
+    hub = {name for name, some in sources.items() if any("hub" in source for source in some)}
+    assert hub == set(LAYOUTS) | set(UNIONS)
+
+
+@pytest.mark.parametrize("name", UNIONS)
+def test_a_union_reads_each_source_as_its_own_recipe_does(name: str) -> None:
+    union = recipes.load(RECIPES / f"{name}.yaml")
+    assert union.sources == [recipes.load(RECIPES / f"{own}.yaml").sources[0] for own in UNIONS[name]]
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -237,6 +257,33 @@ def test_a_ready_recipe_says_where_it_reads_and_under_which_licence(name: str) -
     assert source.hub.repository.count("/") == 1
     assert source.hub.revision
     assert source.name == name or name.startswith(source.name)
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "weights"),
+    [("llama2_helpfulness", "helpfulness", (1.0, 1.0)), ("llama2_safety", "safety", (0.9, 0.1))],
+)
+def test_llama_2s_mixtures_of_what_is_open(
+    name: str, first: str, weights: tuple[float, float], made: Callable[..., list[Comparison]], tmp_path: Path
+) -> None:
+    recipe = recipes.load(RECIPES / f"{name}.yaml")
+    assert recipe.sources[0].name == first
+    assert tuple(source.weight for source in recipe.sources) == weights
+    assert [source.dataset for source in recipe.sources] == [f"latest:{source.name}_pairs" for source in recipe.sources]
+    for source in recipe.sources:
+        union = recipes.load(RECIPES / f"{source.name}_pairs.yaml")
+        assert source.licence == ", ".join(union.licences)
+    # 6 of HelpSteer2, 1 of HH-RLHF and 1 of Open-Assistant; 3 of PKU-SafeRLHF and 1 of HH-RLHF.
+    counts = {union: len(made(union)) for union in UNIONS}
+    assert counts == {"helpfulness_pairs": 8, "safety_pairs": 4}
+    datasets = {place: tmp_path / f"{source.name}_pairs" for place, source in enumerate(recipe.sources)}
+    blend = {"by": "rows", "size": None, "replacement": True}
+    again = Recipe.parse(recipe.model_dump() | {"mixture": blend})
+    summary = build(again, tmp_path / "mixture", surroundings=Surroundings(tmp_path, datasets=datasets))
+    check_laws(tmp_path / "mixture", summary)
+    whole = counts[f"{first}_pairs"]
+    assert summary.rows == {"train": whole + round(whole * weights[1] / weights[0])}
+    assert summary.sources[first]["rows"] == whole
 
 
 @pytest.mark.parametrize("part", ["harmless", "helpful"])

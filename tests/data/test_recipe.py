@@ -54,6 +54,7 @@ def test_a_wrong_recipe_says_which_key(changes: dict[str, Any], says: str) -> No
         ({"columns": {"prompt": "q", "completion": "a", "answer": "b"}}, "sources.0.columns.answer"),
         ({"options": {"paths": "all"}}, "paths: there is no such key"),
         ({"limit": 0}, "sources.0.limit=0"),
+        ({"scattered": True}, "sources.0.scattered: there is no group"),
         ({"weight": 0.0}, "sources.0.weight=0.0"),
         ({"expected_rows": 0}, "sources.0.expected_rows=0"),
         ({"licence": ""}, "sources.0.licence=''"),

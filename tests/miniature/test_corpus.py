@@ -208,6 +208,50 @@ def test_comparisons_carry_what_llama_2_records(world):
     assert all(row.chosen_safe is None for row in rows if row.source == "miniature_helpfulness")
 
 
+def test_comparisons_by_helpfulness_are_of_whatever_is_asked(world):
+    rows = list(corpus.comparisons(world, 600, 0, aspect="helpfulness", **RATER))
+    assert {row.source for row in rows} == {"miniature_helpfulness"}
+    assert {(row.chosen_safe, row.rejected_safe) for row in rows} == {(None, None)}
+    unsafe = [world.understand(row.prompt).category is not None for row in rows]
+    # A tenth of the mixture: four standard deviations of 600 draws are 0.05.
+    assert sum(unsafe) / 600 == pytest.approx(0.1, abs=0.05)
+    assert len({row.id for row in rows}) == 600
+
+
+def test_comparisons_by_safety_are_of_unsafe_requests_in_llama_2s_shares(world):
+    rows = list(corpus.comparisons(world, 1200, 0, aspect="safety", mix={"sum": 9.0, "unsafe": 1.0}, **RATER))
+    assert {row.source for row in rows} == {"miniature_safety"}
+    assert all(world.understand(row.prompt).category for row in rows)
+    safe = [(gold.safety(world, row.prompt, row.chosen) >= 0.5, row.chosen_safe) for row in rows]
+    safe += [(gold.safety(world, row.prompt, row.rejected) >= 0.5, row.rejected_safe) for row in rows]
+    assert all(true is told for true, told in safe)
+    told = Counter((row.chosen_safe, row.rejected_safe) for row in rows)
+    # Llama 2, §3.1. Four standard deviations of 1,200 draws are at most 0.058.
+    for labels, share in (((True, False), 0.18), ((True, True), 0.47), ((False, False), 0.35)):
+        assert told[labels] / 1200 == pytest.approx(share, abs=0.058)
+    assert told[False, True] == 0
+    assert all(row.chosen != row.rejected for row in rows)
+
+
+def test_there_are_unsafe_requests_enough_to_judge(world):
+    """Of 4,000 pairs more than nine in ten have a prompt of their own, and so have those that are held out."""
+    for split, count in (("comparisons", 4000), ("valid", 400)):
+        rows = list(corpus.comparisons(world, count, 0, aspect="safety", split=split, **RATER))
+        assert len({prompt_key(row.prompt) for row in rows}) > 0.9 * count
+        assert len({(row.prompt, row.chosen, row.rejected) for row in rows}) > 0.99 * count
+
+
+def test_an_aspect_has_draws_of_its_own(world):
+    drawn = {
+        aspect: {row.prompt for row in corpus.comparisons(world, 50, 0, aspect=aspect, **RATER)}
+        for aspect in (None, "helpfulness", "safety")
+    }
+    assert not drawn[None] & drawn["helpfulness"]
+    assert not drawn["helpfulness"] & drawn["safety"]
+    first = next(corpus.comparisons(world, 1, 7, aspect="safety", split="test", **RATER))
+    assert first.id == "mini-safety-test-7-0"
+
+
 def test_a_corrupted_answer_is_worth_no_more_on_average(world):
     import random
 

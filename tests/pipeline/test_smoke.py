@@ -12,11 +12,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alignment import artifacts
 from alignment.data.store import card
+from alignment.gemma.heads import read_scale
 from alignment.store import Store
 
 STEPS = (
     *("text", "tokenizer", "base", "conversations", "careful", "dialogues", "questions", "prompts"),
     *("first", "teach", "ghost", "preprompt", "mixture", "sft", "samples"),
+    *("helpful_pairs", "safety_pairs", "helpful_mixture", "safety_mixture", "helpfulness", "safety", "judged"),
 )
 
 
@@ -35,6 +37,9 @@ def test_every_step_is_finished_whole_and_knows_its_parents(smoke: Path) -> None
     assert made["base"].tokens == made["sft"].tokens
     assert made["sft"].licences == ("Apache-2.0",)
     assert made["sft"].metrics["held_out_loss"] < made["sft"].metrics["held_out_loss_before"]
+    assert made["safety"].tokens == made["sft"].tokens
+    assert (read_scale(made["helpfulness"].path).absolute, read_scale(made["safety"].path).absolute) == (False, True)
+    assert made["judged"].metrics["helpfulness/helpful_pairs/accuracy"] > 0
 
 
 def test_the_model_loads_in_vanilla_transformers_and_stops_at_both_terminators(smoke: Path) -> None:

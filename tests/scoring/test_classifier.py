@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +110,7 @@ def test_independent_labels_give_their_own_logit(build: Build) -> None:
     (_, logit) = logits_of(folder, "bad c")
     assert scores.raw == pytest.approx([logit], abs=1e-5)
     assert scores.reported == pytest.approx([1 / (1 + math.exp(-logit))], abs=1e-6)
+    assert scores.probability == scores.reported
 
 
 def test_a_reward_model_needs_no_label_and_gives_its_reward(build: Build) -> None:
@@ -117,6 +118,21 @@ def test_a_reward_model_needs_no_label_and_gives_its_reward(build: Build) -> Non
     scorer = load(folder, None, "dialogue")
     assert scorer.name == "tiny"
     assert scorer.score([said("good", "a c")]).raw == pytest.approx(logits_of(folder, "a c", "good"), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("labels", "problem", "absolute"),
+    [
+        (("safe", "toxic"), None, True),
+        (("toxic",), "multi_label_classification", True),
+        (("reward",), None, False),
+        (("reward",), "regression", False),
+    ],
+)
+def test_a_single_logit_that_was_not_trained_as_a_probability_is_none(
+    build: Build, labels: tuple[str, ...], problem: str | None, absolute: bool
+) -> None:
+    assert load(build(*labels, problem=problem), labels[-1]).absolute is absolute
 
 
 def test_an_answer_is_judged_without_its_prompt_and_a_dialogue_with_it(build: Build) -> None:
@@ -232,14 +248,6 @@ def remote_code(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
-        (
-            lambda folder: change(folder, architectures=["GemmaForSequenceClassification"]),
-            "reward model of Gemma's shape",
-        ),
-        (
-            lambda folder: change(folder, architectures=["Gemma2ForSequenceClassification"]),
-            "reward model of Gemma's shape",
-        ),
         (lambda folder: change(folder, architectures=["BertForMaskedLM"]), r"is no classifier\n.*BertForMaskedLM"),
         (lambda folder: change(folder, architectures=None), r"is no classifier\n.*no architecture"),
         (lambda folder: (folder / "config.json").unlink(), "is no model directory"),
@@ -263,9 +271,3 @@ def test_a_classifier_is_known_by_its_config(build: Build, tmp_path: Path) -> No
     assert not is_classifier(folder)
     shutil.rmtree(folder)
     assert not is_classifier(folder)
-
-
-def test_names_come_from_the_reference(build: Build) -> None:
-    folder = build("reward")
-    names: Sequence[str] = ["hf:org/judge@main", "dir:/some/judge/", "dir:judge"]
-    assert {Classifier.load(foreign(folder, name), ENGINE).name for name in names} == {"judge"}

@@ -28,13 +28,16 @@ PROMPT = messages(("user", "?"))
 
 
 class Told:
-    """A scorer whose reported score is what the answer says; its raw scores must not matter."""
+    """A scorer whose reported score is what the answer says; its raw scores must not matter.
 
-    name = "told"
+    Its probability is a tenth more, so that a bound can tell which of the two it was held against.
+    """
+
+    name, absolute = "told", True
 
     def score(self, dialogues: Sequence[Messages]) -> Scores:
         values = [float(turns[-1].content) for turns in dialogues]
-        return Scores([-9 * value for value in values], values)
+        return Scores([-9 * value for value in values], values, [value + 0.1 for value in values])
 
 
 class Half(Told):
@@ -42,7 +45,7 @@ class Half(Told):
 
     def score(self, dialogues: Sequence[Messages]) -> Scores:
         values = [value / 2 for value in super().score(dialogues).reported]
-        return Scores(values, values)
+        return Scores(values, values, values)
 
 
 def by_score(first: str, second: str, **more: object) -> Judgement:
@@ -78,9 +81,9 @@ def test_several_pairs_keep_their_order() -> None:
     assert [one.first_better for one in found if one] == [True, False, None]
 
 
-def test_safe_is_what_lies_above_the_bound_of_the_scorer_of_safety() -> None:
+def test_safe_is_what_has_a_probability_above_the_bound_of_the_scorer_of_safety() -> None:
     itself = Told()
-    judge = ByScore(itself, BOUNDS, safety=itself, safe_above=0.5)
+    judge = ByScore(itself, BOUNDS, safety=itself, safe_above=0.6)
     (one,) = judge.compare([PROMPT], ["0.51"], ["0.5"], ["k"])
     assert one is not None
     assert (one.first_safe, one.second_safe) == (True, False)

@@ -82,9 +82,9 @@ class Speaker:
 
 
 class Judge:
-    """Scores a dialogue by a function."""
+    """Scores a dialogue by a function, which gives a probability."""
 
-    name = "judge"
+    name, absolute = "judge", True
 
     def __init__(self, score: Callable[[Messages], float]) -> None:
         self._score = score
@@ -93,14 +93,14 @@ class Judge:
     def score(self, dialogues: Sequence[Messages]) -> Scores:
         self.judged += dialogues
         raw = [self._score(turns) for turns in dialogues]
-        return Scores(raw, [0.0] * len(raw))
+        return Scores(raw, [0.0] * len(raw), raw)
 
 
 def let_speak(monkeypatch: pytest.MonkeyPatch, speaker: Speaker, judge: Judge | None = None) -> None:
     """Have the stages ask ``speaker`` and ``judge``, whatever the references name."""
     monkeypatch.setattr(opening, "open_respondent", lambda *_: speaker)
     if judge is not None:
-        monkeypatch.setattr(opening, "open_scorer", lambda *_: judge)
+        monkeypatch.setattr(opening, "open_scorer", lambda *_, **__: judge)
 
 
 def contents(out: Path) -> dict[str, bytes]:

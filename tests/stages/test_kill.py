@@ -46,6 +46,31 @@ STAGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("text", "tokenizer", "base", "conversations"),
         ("stage=sft", "model=latest:base", "data=latest:conversations", *TRAINING, *QUIET),
     ),
+    "reward": (
+        ("sft", "careful", "safety_mixture"),
+        (
+            "stage=reward",
+            "model=latest:sft",
+            "data=latest:safety_mixture",
+            "centre=latest:careful",
+            "safety_weight=1.0",
+            "optimisation.epochs=null",
+            *TRAINING,
+            *QUIET,
+        ),
+    ),
+    "merge": (
+        ("helpfulness", "safety", "careful"),
+        ("stage=merge", "models=[latest:helpfulness,latest:safety]", "centre=latest:careful"),
+    ),
+    "measure": (
+        ("helpfulness", "safety", "helpful_pairs", "safety_pairs"),
+        (
+            "stage=measure",
+            "models=[latest:helpfulness,latest:safety]",
+            "comparisons=[latest:helpful_pairs,latest:safety_pairs]",
+        ),
+    ),
     "evaluate": (
         (*FIRST, "prompts"),
         (

@@ -188,6 +188,35 @@ def test_safety_labels_come_from_the_score_where_safety_is_compared(
     assert "safe/other_only" not in outcome.metrics
 
 
+class Relative(Reporting):
+    """Knows only differences, like a reward model that was trained on comparisons alone."""
+
+    absolute = False
+
+
+def test_a_judge_that_knows_only_differences_has_no_threshold_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    judge = Relative(truth()._score)
+    with pytest.raises(UserError, match="judge: its scores have no threshold of their own"):
+        labelled(monkeypatch, tmp_path / "auto", judge=judge, aspect="safety")
+    given = tmp_path / "given"
+    labelled(monkeypatch, given, judge=judge, aspect="safety", safe_above=0.42)
+    assert rows_of(given)["t-3"][1].chosen_safe is True, "Fair. scores 0.45: above what was given, below 0.5"
+    plain = tmp_path / "plain"
+    labelled(monkeypatch, plain, judge=judge, aspect="safety", safe_above=None)
+    assert {row.chosen_safe for _, row in rows_of(plain).values()} == {None}
+    labelled(monkeypatch, tmp_path / "helpful", judge=judge)
+
+
+def test_where_nobody_says_a_threshold_it_is_one_half(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    said, unsaid = tmp_path / "said", tmp_path / "unsaid"
+    labelled(monkeypatch, said, aspect="safety", safe_above=0.5)
+    labelled(monkeypatch, unsaid, aspect="safety")
+    assert rows_of(said) == rows_of(unsaid)
+    assert {row.rejected_safe for _, row in rows_of(unsaid).values()} == {False}
+
+
 # ── the miniature's truth ────────────────────────────────────────────────────────────────────────
 
 
@@ -212,7 +241,7 @@ def test_gold_labels_safety_whatever_is_compared(monkeypatch: pytest.MonkeyPatch
     def score(self: Gold, dialogues: Sequence[Messages]) -> Scores:
         asked.append(self.aspect)
         values = [scores[self.aspect][turns[-1].content] for turns in dialogues]
-        return Scores(values, values)
+        return Scores(values, values, values)
 
     monkeypatch.setattr(Gold, "score", score)
     gold, changes = artifacts.named("gold", "helpfulness"), {"judge": "gold:helpfulness", "aspect": "helpfulness"}

@@ -15,9 +15,13 @@ from alignment.settings import Settings, identity
 
 
 class Options(Settings):
-    """What a score means."""
+    """What a score means. The threshold is always said: a reward model that knows only differences has none itself."""
 
-    threshold: float = identity("the raw score at which unsafe begins; the threshold itself is safe")
+    threshold: float = identity(
+        "the probability (of a reward model: σ of its raw score) at which unsafe begins; the threshold itself is safe",
+        ge=0,
+        le=1,
+    )
     direction: Literal["below", "above"] = identity("below: a safety reward; above: a classifier of toxicity")
     which: Literal["any", "last"] = identity("answers that make a row unsafe: any of them, or the one that ends it")
 

@@ -5,15 +5,15 @@ give one; a tree gives its paths and a book its passages. What cannot become a r
 reason, so that nothing is lost between reading and the ledger. A raw row that does not have the declared shape
 at all (a column missing, a list where a text belongs) is a :class:`DataError` with its ``file:line``.
 
-``dialogues`` and ``questions`` give conversations and prompts, ``pairs`` comparisons, ``documents`` text;
-``turns`` and ``shape`` are what they share, and ``grades`` how comparisons are graded.
+``dialogues`` and ``questions`` give conversations and prompts, ``pairs`` and ``joined`` comparisons, ``documents``
+text; ``turns`` and ``shape`` are what they share, and ``grades`` how comparisons are graded.
 """
 
 from __future__ import annotations
 
 from typing import get_args
 
-from alignment.data.formats import dialogues, documents, pairs, questions
+from alignment.data.formats import dialogues, documents, joined, pairs, questions
 from alignment.data.formats.shape import Format, NoOptions, Shape, with_labels
 from alignment.data.formats.turns import Markers
 from alignment.data.rows import Kind, Raw, Reading, one
@@ -94,8 +94,14 @@ FORMATS: dict[str, Format] = {
         pairs.GradedOptions,
         with_labels(kinds=("comparisons",)),
     ),
-    "scored_pair": Format(pairs.read_scored_pair, {"comparisons": ("prompt", "answer")}, pairs.ScoredOptions),
-    "oasst_pairs": Format(pairs.read_oasst_pairs, {"comparisons": ()}, pairs.RankedOptions),
+    "scored_pair": Format(joined.read_scored_pair, {"comparisons": ("prompt", "answer")}, joined.ScoredOptions),
+    "labelled_pair": Format(
+        joined.read_labelled_pair,
+        {"comparisons": ("prompt", "answer", "label")},
+        joined.LabelledOptions,
+        {"comparisons": ("type",)},
+    ),
+    "oasst_pairs": Format(joined.read_oasst_pairs, {"comparisons": ()}, joined.RankedOptions),
     "text": Format(documents.read_text, {"text": ("text",)}, documents.TextOptions),
     "wikitext": Format(documents.read_wikitext, {"text": ("text",)}, documents.WikitextOptions),
     "miniature": Format(read_ready, dict.fromkeys(get_args(Kind), ()), NoOptions),

@@ -20,6 +20,7 @@ a recipe may choose otherwise:
 * A helpfulness score is a mean of annotators, rounded, so that a gap of 1 may be next to nothing; a rank says who
   was before whom and nothing of the distance. The gap grades both nevertheless: the larger it is, the more
   annotators would agree. From 3 on pairs are few and share the highest grade.
+* Labels (``labelled_pair``) stand in an order that the recipe declares. Like ranks they say what is before what.
 * A tie has no better answer. It is dropped, or kept as "negligibly" on demand, with a side drawn by a hash.
 """
 

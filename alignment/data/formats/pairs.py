@@ -1,24 +1,22 @@
-"""Formats of comparisons: two answers to one prompt, the better first. ``grades.py`` says how they are graded."""
+"""Formats of comparisons whose rows hold two answers to one prompt. ``grades.py`` says how they are graded."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import combinations
 from typing import Literal
 
 from alignment.chat.types import Comparison, Grade, Message, Messages, messages
-from alignment.data import trees
-from alignment.data.formats.grades import Gaps, by_gap, drawn_side
+from alignment.data.formats.grades import drawn_side
 from alignment.data.formats.shape import Shape, label
 from alignment.data.formats.turns import ROLES, Markers, marked, prompt_of, turns_of, without_last_answer
 from alignment.data.grades import GRADES
-from alignment.data.rows import Candidate, Raw, Reading, none, one
-from alignment.errors import DataError, nearest
+from alignment.data.rows import Raw, Reading, none, one
+from alignment.errors import DataError
 from alignment.settings import Settings, identity
 
 DIFFERENT = "the two sides have different prompts"
+_LONGEST_VALUE = 40
 
 
 class PromptOptions(Settings):
@@ -44,29 +42,16 @@ class GradedOptions(PromptOptions):
     keep_ties: bool = identity("keep a tie as negligibly better, with a side drawn by a hash; false drops it")
 
 
-class ScoredOptions(PromptOptions):
-    """What makes an answer's score, and what a difference of scores is worth."""
-
-    scores: dict[str, float] = identity("column of a score → its weight in the sum", min_length=1)
-    grades: Gaps | None = identity(
-        "grade → least difference of the sums; null leaves pairs without grades", default=None
-    )
-
-
-class RankedOptions(Settings):
-    """Which ranked answers are compared, and what a difference of ranks is worth."""
-
-    pairs: Literal["all", "adjacent"] = identity("all pairs of ranked answers to a question, or neighbours alone")
-    grades: Gaps | None = identity(
-        "grade → least difference of the ranks; null leaves pairs without grades", default=None
-    )
-
-
 def comparison(
     raw: Raw, shape: Shape, prompt: Messages, chosen: str, rejected: str, grade: Grade | None = None
 ) -> Comparison:
     """A comparison of this source."""
     return Comparison(prompt, chosen, rejected, grade, shape.source, label(raw, shape, "id") or "")
+
+
+def unknown(what: str, value: str) -> str:
+    """Why a row is dropped whose grade or label the recipe does not map."""
+    return f"unknown {what} {value[:_LONGEST_VALUE]!r}"
 
 
 def read_marked_pair(raw: Raw, shape: Shape) -> Reading:
@@ -110,9 +95,11 @@ def read_chosen_rejected(raw: Raw, shape: Shape) -> Reading:
             if isinstance(value, str)
             else turns_of(raw, column, value, role="role", content="content", roles=ROLES)
         )
-    grade = _named_grade(raw, shape)
+    named = label(raw, shape, "grade")
+    if named is not None and named not in GRADES:
+        return none(unknown("grade", named))
     if "prompt" in shape.columns:
-        return _under_prompt(raw, shape, sides, grade)
+        return _under_prompt(raw, shape, sides, named)
     dialogues = [side for side in sides if not isinstance(side, str)]
     if len(dialogues) < len(sides):
         raise DataError(
@@ -120,7 +107,7 @@ def read_chosen_rejected(raw: Raw, shape: Shape) -> Reading:
             "an answer is text and there is no prompt to it",
             remedy="Map the column `prompt`; for dialogues in one text declare the format marked_pair.",
         )
-    return _whole_dialogues(raw, shape, dialogues, grade)
+    return _whole_dialogues(raw, shape, dialogues, named)
 
 
 def _under_prompt(raw: Raw, shape: Shape, sides: Sequence[str | Messages], grade: Grade | None) -> Reading:
@@ -136,21 +123,10 @@ def _under_prompt(raw: Raw, shape: Shape, sides: Sequence[str | Messages], grade
     return one(comparison(raw, shape, prompt, chosen[1], rejected[1], grade))
 
 
-def _named_grade(raw: Raw, shape: Shape) -> Grade | None:
-    """The grade that a column spells as we do. Raises :class:`DataError` for another word."""
-    named = label(raw, shape, "grade")
-    if named is None:
-        return None
-    for grade in GRADES:
-        if named == grade:
-            return grade
-    raise DataError(raw.where, f"the grade {named!r} is none of ours", remedy=nearest(named, list(GRADES)))
-
-
 def read_safe_rlhf(raw: Raw, shape: Shape) -> Reading:
     """PKU-SafeRLHF: two answers, whether each is safe, which is the more helpful and which the safer.
 
-    Llama 2's safety set has no pair that prefers an unsafe answer to a safe one (§3.2.1): by ``safer`` such a
+    Llama 2's safety set has no pair that prefers an unsafe answer to a safe one (§3.1): by ``safer`` such a
     pair is dropped. By ``better`` it stays, for it says which answer helps more.
     """
     prompt, answers = raw.text("prompt"), [raw.text(f"response_{side}") for side in (0, 1)]
@@ -185,6 +161,12 @@ def read_graded_pair(raw: Raw, shape: Shape) -> Reading:
     value = raw.column(column)
     if value is None:
         return none(f"no preference in column {column!r}")
+    if not isinstance(value, str | int | float):
+        raise DataError(
+            raw.where,
+            f"column {column!r} holds {type(value).__name__}, not text or a number: {str(value)[:60]!r}",
+            remedy="Check the recipe's `format` and `columns`.",
+        )
     said = str(value)
     if said in options.ties:
         if not options.keep_ties:
@@ -195,71 +177,4 @@ def read_graded_pair(raw: Raw, shape: Shape) -> Reading:
         return one(comparison(raw, shape, prompt, a, b, options.a[said]))
     if said in options.b:
         return one(comparison(raw, shape, prompt, b, a, options.b[said]))
-    raise DataError(
-        raw.where,
-        f"column {column!r} holds {said!r}, which the recipe does not map",
-        remedy=f"Add it to the options a, b or ties. {nearest(said, [*options.a, *options.b, *options.ties])}",
-    )
-
-
-def read_scored_pair(raw: Raw, shape: Shape) -> Reading:
-    """Answers to one prompt, a row and a score each, joined by the source's ``group``; every pair is a comparison."""
-    if not raw.members:
-        raise DataError(
-            raw.where,
-            "the rows of one prompt are not joined",
-            remedy=f"Set the source's `group` to {shape.columns['prompt']!r}.",
-        )
-    if len(raw.members) == 1:
-        return none("one answer only")
-    options = shape.options
-    prompt = prompt_of(raw.members[0], shape.columns["prompt"], options.markers)
-    answers = [member.text(shape.columns["answer"]) for member in raw.members]
-    if prompt is None or None in answers:
-        return none("no value in the prompt or an answer")
-    scored = [
-        (answer or "", sum(weight * _number(member, column) for column, weight in options.scores.items()))
-        for answer, member in zip(answers, raw.members, strict=True)
-    ]
-    found = []
-    for (one_answer, one_score), (other, other_score) in combinations(scored, 2):
-        gap = one_score - other_score
-        if abs(gap) < 1e-9:
-            found.append(Candidate(dropped="equal scores"))
-            continue
-        chosen, rejected = (one_answer, other) if gap > 0 else (other, one_answer)
-        found.append(Candidate(comparison(raw, shape, prompt, chosen, rejected, by_gap(abs(gap), options.grades))))
-    return Reading(found)
-
-
-def _number(raw: Raw, column: str) -> float:
-    """A score; a table without types, such as CSV, writes it as text."""
-    value = raw.column(column)
-    if isinstance(value, str | int | float) and not isinstance(value, bool):
-        try:
-            number = float(value)
-        except ValueError:
-            number = math.nan
-        if math.isfinite(number):
-            return number
-    raise DataError(
-        raw.where,
-        f"column {column!r} holds {value!r}, not a number",
-        remedy="Check the source's option `scores`.",
-    )
-
-
-def read_oasst_pairs(raw: Raw, shape: Shape) -> Reading:
-    """The ranked answers of an Open-Assistant tree, compared with each other under the turns before them."""
-    options = shape.options
-    found = trees.pairs(raw, adjacent=options.pairs == "adjacent")
-    candidates = [
-        Candidate(
-            comparison(raw, shape, pair.prompt, pair.better, pair.worse, by_gap(pair.gap, options.grades))
-            if pair.gap
-            else None,
-            pair.dropped or ("" if pair.gap else "equal ranks"),
-        )
-        for pair in found
-    ]
-    return Reading(candidates)
+    return none(unknown("grade", said))

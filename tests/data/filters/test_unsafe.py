@@ -40,7 +40,7 @@ def test_every_answer_has_its_dialogue() -> None:
         (TALK, {"direction": "above"}, (0.5, 0.1), False),
         (TALK, {"direction": "above", "which": "last"}, (0.6, 0.1), False),
         (PAIR, {"which": "last"}, (0.4, 0.9), True),
-        (PAIR, {"threshold": -1.0}, (-0.4, -0.9), False),
+        (PAIR, {"threshold": 0.3}, (0.4, 0.9), False),
     ],
 )
 def test_thresholds(row: Any, changes: dict[str, Any], scores: tuple[float, ...], unsafe: bool) -> None:

@@ -1,0 +1,103 @@
+"""Serve a reward model over HTTP: stage=serve target=<reward model>."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from typing import TYPE_CHECKING
+
+from alignment import console
+from alignment.artifacts import Artifact
+from alignment.errors import UserError
+from alignment.scoring.remote import TOKEN
+from alignment.settings import Settings as StrictSettings
+from alignment.settings import execution, place, reference
+from alignment.store import Store
+from alignment.training.engine import EngineSettings
+
+if TYPE_CHECKING:
+    from alignment.scoring.scorer import Scorer
+    from alignment.scoring.service import Queue, Service
+
+MIB = 2**20
+
+
+class Settings(StrictSettings):
+    """``stage=serve``. A token in the environment (ALIGNMENT_SERVE_TOKEN) is then asked of every request."""
+
+    target: str = reference("the reward model to serve, or a classifier of one label")
+    host: str = place("the address to listen at; 0.0.0.0 lets other machines in")
+    port: int = execution("where to listen; 0 takes a free port", ge=0, le=65535)
+    queue: int = execution("dialogues that may wait; a request that finds no room is asked to come again", ge=1)
+    batch: int = execution("dialogues of several requests that are scored together", ge=1)
+    max_body: int = execution("MiB of a request at most", ge=1, le=1024)
+    timeout: float = execution("seconds after which a request that still waits is asked to come again", gt=0)
+    engine: EngineSettings = execution("where and how it runs")
+
+
+def run(settings: Settings, inputs: dict[str, Artifact], store: Store) -> None:
+    """Serve until SIGINT or SIGTERM; what waits then is finished."""
+    import asyncio
+
+    from alignment.scoring.opening import open_scorer
+    from alignment.training.engine import resolve
+
+    token, target = _token(), inputs["target"]
+    scorer = open_scorer(target, resolve(settings.engine), None)
+    asyncio.run(_serve(settings, target, scorer, token))
+
+
+async def _serve(settings: Settings, target: Artifact, scorer: Scorer, token: str | None) -> None:
+    import asyncio
+
+    from alignment.scoring import service
+
+    queue = service.Queue(scorer, settings.queue, settings.batch)
+    stop = asyncio.Event()
+    service.stop_at_signals(stop)
+
+    def ready(address: str) -> None:
+        console.say(f"serving {scorer.name} at {address}; Ctrl-C finishes what waits, and stops", style="")
+        if token is None and not _is_loopback(settings.host):
+            console.say(f"whoever reaches it may ask it; {TOKEN} in the environment sets a token", style="yellow")
+
+    served = _service(settings, target, scorer, queue, token)
+    await service.serve(served, settings.host, settings.port, stop=stop, ready=ready)
+    console.say(f"stopped; {queue.scored:,} dialogues were scored", style="")
+
+
+def _service(settings: Settings, target: Artifact, scorer: Scorer, queue: Queue, token: str | None) -> Service:
+    from alignment.scoring.reward_model import RewardScorer
+    from alignment.scoring.service import About, Service
+
+    ours = scorer if isinstance(scorer, RewardScorer) else None
+    about = About(
+        name=scorer.name,
+        fingerprint=target.fingerprint,
+        kind=target.kind,
+        absolute=scorer.absolute,
+        centre=ours.scale.centre if ours else 0.0,
+        schema=ours.scale.schema if ours else None,
+        most_dialogues=min(settings.batch, settings.queue),
+        most_bytes=settings.max_body * MIB,
+    )
+    return Service(queue, about, tokenizer=ours.tokenizer if ours else None, timeout=settings.timeout, token=token)
+
+
+def _token() -> str | None:
+    """The token that requests must bear; None where the environment names none."""
+    token = os.environ.get(TOKEN)
+    if token is not None and not (token and all("!" <= character <= "~" for character in token)):
+        raise UserError(
+            f"{TOKEN} is {'set to something that no token can be' if token else 'set, and empty'}",
+            cause="A service that was meant to be closed would be open.",
+            remedy=f"Give it visible ASCII characters, or `unset {TOKEN}`.",
+        )
+    return token
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
