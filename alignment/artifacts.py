@@ -29,7 +29,8 @@ RECORD = "artifact.json"
 Kind = Literal[
     "dataset", "answers", "tokenizer", "policy", "reward", "evaluation", "foreign", "gold", "endpoint", "remote"
 ]
-"""The last three are no directories: the miniature's truth, a model behind a server, a scorer that is served."""
+NO_FOLDER: dict[str, str] = {"gold": "the miniature's truth", "endpoint": "behind a server", "remote": "served"}
+"""Kinds that are no directories, and what they are; their references are their names."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class Artifact:
         """Itself, if it is of one of ``kinds``; a :class:`UserError` otherwise. Foreign ones pass."""
         if self.kind in kinds or self.kind == "foreign":
             return self
-        called = self.step if self.kind in ("gold", "endpoint", "remote") else str(self.path)
+        called = self.step if self.kind in NO_FOLDER else str(self.path)
         raise UserError(
             f"{called}: a {' or '.join(kinds)} is needed here, and this is of kind {self.kind}",
             remedy="`stage=show target=run:<path>` says what an artifact is.",

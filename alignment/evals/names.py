@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from alignment.artifacts import Artifact
+from alignment.artifacts import NO_FOLDER, Artifact
 from alignment.scoring.scorer import name_of
-
-NO_FOLDER = ("gold", "endpoint", "remote")
-"""Kinds that are no directories; their references are their names."""
 
 
 def names_of(artifacts: Sequence[Artifact]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 from rich.tree import Tree
 
 from alignment import artifacts, console
-from alignment.artifacts import Artifact, Parent
+from alignment.artifacts import NO_FOLDER, Artifact, Parent
 from alignment.store import Store
 
 
@@ -43,10 +43,6 @@ def record(artifact: Artifact) -> None:
     if artifact.settings:
         console.say()
         console.table("settings", ("key", "value"), _flat(artifact.settings))
-
-
-NO_FOLDER = {"gold": "the miniature's truth", "endpoint": "behind a server", "remote": "served"}
-"""What references name that lies in no folder, and what it is."""
 
 
 def _grow(branch: Tree, artifact: Artifact, store: Store, drawn: set[str]) -> None:

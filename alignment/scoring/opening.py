@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from alignment.artifacts import Artifact
 from alignment.errors import UserError
 from alignment.scoring.scorer import Scorer
+from alignment.settings import Settings, identity, text
 
 if TYPE_CHECKING:
     from alignment.miniature.world import World
@@ -32,6 +33,20 @@ def open_respondent(
 
     policy = open_policy(artifact, engine)
     return ModelRespondent(artifact.step or artifact.path.name, policy.model, policy.tokenizer)
+
+
+class ClassifierReading(Settings):
+    """How a classifier from elsewhere is read, where it is a judge."""
+
+    label: str | None = text("the label whose probability counts; null takes the only one")
+    text: Literal["answer", "dialogue"] = identity("what it is given: the answer alone, or with its prompt")
+
+
+def speaks(artifact: Artifact) -> bool:
+    """Whether a judge answers in words rather than with a score."""
+    from alignment.scoring.classifier import is_classifier
+
+    return artifact.kind in ("policy", "endpoint") or (artifact.kind == "foreign" and not is_classifier(artifact.path))
 
 
 def open_scorer(

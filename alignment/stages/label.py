@@ -14,6 +14,7 @@ from alignment.data.grades import Bounds
 from alignment.data.rows import Split
 from alignment.errors import UserError
 from alignment.sampling.endpoint import EndpointSettings
+from alignment.scoring.opening import ClassifierReading, speaks
 from alignment.settings import Settings as StrictSettings
 from alignment.settings import execution, identity, reference, text
 from alignment.training.engine import EngineSettings
@@ -44,13 +45,6 @@ class HeldOut(StrictSettings):
         lt=1,
     )
     at_most: int = identity("comparisons in the split test; what is held out beyond goes to valid", ge=0)
-
-
-class ClassifierReading(StrictSettings):
-    """How a classifier from elsewhere is read, where it is the judge."""
-
-    label: str | None = text("the label whose probability counts; null takes the only one")
-    text: Literal["answer", "dialogue"] = identity("what it is given: the answer alone, or with its prompt")
 
 
 class Settings(StrictSettings):
@@ -148,7 +142,7 @@ def open_judge(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Pa
     if settings.annotations is not None:
         return ByPeople(annotations.read(Path(settings.annotations).expanduser(), pairs.stream(directory)))
     artifact, engine = inputs["judge"], resolve(settings.engine)
-    if _speaks(artifact):
+    if speaks(artifact):
         from alignment.scoring.llm_judge import LlmJudge
 
         respondent = open_respondent(artifact, engine, settings.endpoint, out / parts.FOLDER / "journal.jsonl")
@@ -175,13 +169,6 @@ def _scorer(artifact: Artifact, settings: Settings, engine: Engine, directory: P
 
     reading = settings.classifier
     return open_scorer(artifact, engine, store.world_of(directory), label=reading.label, text=reading.text)
-
-
-def _speaks(artifact: Artifact) -> bool:
-    """Whether a judge answers in words rather than with a score."""
-    from alignment.scoring.classifier import is_classifier
-
-    return artifact.kind in ("policy", "endpoint") or (artifact.kind == "foreign" and not is_classifier(artifact.path))
 
 
 def judge_all(judge: PairJudge, pairs: Iterator[Pair], total: int, out: Path) -> None:

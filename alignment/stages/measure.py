@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from alignment import console, files, parts
-from alignment.artifacts import Artifact, Outcome
+from alignment.artifacts import NO_FOLDER, Artifact, Outcome
 from alignment.errors import UserError
 from alignment.sampling.endpoint import EndpointSettings
+from alignment.scoring.opening import ClassifierReading, speaks
 from alignment.settings import Settings as StrictSettings
 from alignment.settings import execution, identity, reference, text
 from alignment.training.engine import EngineSettings
@@ -29,13 +30,6 @@ PLOTS = "plots.html"
 ENSEMBLE = "ensemble"
 POINTS = 1_000
 """Pairs of a dataset that are drawn one by one."""
-
-
-class ClassifierReading(StrictSettings):
-    """How a classifier from elsewhere is read, where it is a judge."""
-
-    label: str | None = text("the label whose probability counts; null takes the only one")
-    text: Literal["answer", "dialogue"] = identity("what it is given: the answer alone, or with its prompt")
 
 
 class Settings(StrictSettings):
@@ -129,7 +123,7 @@ def _models(settings: Settings, inputs: Mapping[str, Artifact]) -> list[Artifact
     """The judges' artifacts. Raises :class:`UserError` for one that does not score, in an ensemble."""
     models = [inputs[f"models.{place}"] for place in range(len(settings.models))]
     for place in {place for members in settings.ensembles or [] for place in members}:
-        if _speaks(models[place]):
+        if speaks(models[place]):
             raise UserError(
                 f"ensembles: {settings.models[place]} gives no scores", cause="An ensemble is a mean of raw scores."
             )
@@ -144,7 +138,7 @@ def _datasets(settings: Settings, inputs: Mapping[str, Artifact], models: Sequen
     from alignment.data import seen, store
     from alignment.evals import preferences
     from alignment.evals.measurement import Dataset
-    from alignment.evals.names import NO_FOLDER, names_of
+    from alignment.evals.names import names_of
 
     sources = [inputs[f"comparisons.{place}"].need("dataset") for place in range(len(settings.comparisons))]
     found = []
@@ -162,13 +156,6 @@ def _datasets(settings: Settings, inputs: Mapping[str, Artifact], models: Sequen
         resamples = preferences.bootstrap(pairs, settings.confidence, settings.seed)
         found.append(Dataset(name, comparisons, pairs, resamples, store.world_of(source.path)))
     return found
-
-
-def _speaks(artifact: Artifact) -> bool:
-    """Whether a judge answers in words rather than with a score."""
-    from alignment.scoring.classifier import is_classifier
-
-    return artifact.kind in ("policy", "endpoint") or (artifact.kind == "foreign" and not is_classifier(artifact.path))
 
 
 # ── judging ──────────────────────────────────────────────────────────────────────────────────────
@@ -230,7 +217,7 @@ def _open(settings: Settings, model: Artifact, world: World | None, engine: Engi
     from alignment.evals.judging import ByOpinions, ByScores
     from alignment.scoring.opening import open_respondent, open_scorer
 
-    if _speaks(model):
+    if speaks(model):
         from alignment.scoring.llm_judge import LlmJudge
 
         respondent = open_respondent(model, engine, settings.endpoint, out / parts.FOLDER / "journal.jsonl")

@@ -9,7 +9,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny_reward
@@ -20,6 +22,8 @@ from tiny_reward import CONTEXT, ENGINE, dialogues, ours, theirs
 from alignment.chat.render import render
 from alignment.chat.types import Messages, messages
 from alignment.errors import UserError
+from alignment.gemma import branches
+from alignment.gemma.branches import Tree
 from alignment.gemma.heads import Scale
 from alignment.scoring.reward_model import RewardScorer
 
@@ -100,6 +104,25 @@ def test_the_same_answers_to_one_prompt_are_computed_once_and_scored_alike(rewar
     assert raw == pytest.approx([reward_scorer.score([row]).raw[0] for row in many], abs=1e-5)
     assert raw[0] == pytest.approx(raw[35], abs=1e-5)
     assert len({round(value, 4) for value in raw}) == 35
+
+
+def test_batches_are_bounded_and_begin_with_the_longest(
+    reward_scorer: RewardScorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches: list[list[int]] = []
+
+    def spied(trees: Sequence[Tree], **how: Any) -> branches.Lines:
+        batches.append([tree.tokens for tree in trees])
+        return lay_out(trees, **how)
+
+    lay_out = branches.lay_out
+    monkeypatch.setattr(branches, "lay_out", spied)
+    few = RewardScorer("few", reward_scorer.model, reward_scorer.tokenizer, reward_scorer.scale, ENGINE, 120)
+    few.score([*dialogues(), *(messages(("user", "a"), ("assistant", "the town" * n)) for n in range(20))])
+    tokens = [one for batch in batches for one in batch]
+    assert tokens == sorted(tokens, reverse=True)
+    assert all(sum(batch) <= 120 or len(batch) == 1 for batch in batches)
+    assert all(sum(one) + two[0] > 120 for one, two in pairwise(batches)), "none is half empty"
 
 
 def test_the_score_is_read_behind_what_closes_the_answer(tmp_path: Path) -> None:
