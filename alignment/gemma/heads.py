@@ -121,9 +121,11 @@ def is_reward(directory: Path) -> bool:
 
 
 def read_scale(directory: str | Path) -> Scale | None:
-    """The scale that a directory's ``config.json`` tells, or None where it has none."""
+    """The scale that a directory's ``config.json`` tells, or None where it has none, or a block of another's making."""
     block = _config(Path(directory)).get(BLOCK)
-    return None if block is None else Scale(float(block["centre"]), bool(block["absolute"]), str(block["schema"]))
+    if not isinstance(block, dict) or not {"centre", "absolute", "schema"} <= block.keys():
+        return None
+    return Scale(float(block["centre"]), bool(block["absolute"]), str(block["schema"]))
 
 
 def write_scale(directory: str | Path, scale: Scale) -> None:

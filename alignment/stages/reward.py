@@ -132,18 +132,17 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
     trained, metrics = _train(reward, learned, settings, engine, out)
     rewards.set_dropout(reward, 0.0)
     if settings.adapter.kind != "none":
-        reward = rewards.merge_adapter(reward, _begin(settings, inputs, engine), out)
+        reward = rewards.merge_adapter(reward, _begin(settings, inputs, engine, in_full=True), out)
     scale = _save(reward, settings, inputs, engine, out)
     metrics |= {"centre": scale.centre} | _measured(reward, held[:HELD_OUT_PAIRS], engine)
-    seen.write(
-        out, (prompt_key(one.prompt) for one, _ in [*learned, *held]), [artifact.path for artifact in inputs.values()]
-    )
+    # What was only measured on is not seen: whoever tunes on the validation split may measure on it too.
+    seen.write(out, (prompt_key(one.prompt) for one, _ in learned), [artifact.path for artifact in inputs.values()])
     headline = "accuracy" if "accuracy" in metrics else "loss"
     return Outcome("reward", metrics, headline, tokens=reward.tokens, notes=engine.notes() | trained)
 
 
-def _begin(settings: Settings, inputs: dict[str, Artifact], engine: Engine) -> Reward:
-    """The model as it is before anything is trained."""
+def _begin(settings: Settings, inputs: dict[str, Artifact], engine: Engine, *, in_full: bool = False) -> Reward:
+    """The model as it is before anything is trained; ``in_full`` also where an adapter is trained on 4-bit weights."""
     from alignment.training import rewards
 
     return rewards.begin(
@@ -154,7 +153,7 @@ def _begin(settings: Settings, inputs: dict[str, Artifact], engine: Engine) -> R
         shape=settings.model.shape,
         schema=settings.model.chat_schema,
         attention=settings.model.attention,
-        four_bit=settings.adapter.kind == "qlora",
+        four_bit=settings.adapter.kind == "qlora" and not in_full,
     )
 
 

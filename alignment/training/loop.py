@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 
@@ -123,6 +123,7 @@ def conduct(course: Course, build: Callable[[Watcher], Planned]) -> Trained:
         watcher = Watcher(course.tracker, progress)
         trainer = build(watcher)
         result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    need_finite_weights(cast(nn.Module, trainer.model), course.steps)
     resumed = checkpoints.step_of(checkpoint) if checkpoint else None
     # From the file and not from memory: a run that was killed after its last step has no step left to log.
     logged = [row["loss"] for row in read_metrics(course.tracker.path) if "loss" in row]
@@ -162,6 +163,7 @@ class Planned(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         # TRL's own adds a model card; transformers' own writes in place. Ours is whole or not there.
         step = self.state.global_step
+        need_finite_weights(model, step)
         if not console.is_main_process():
             self._writing = self._folder / f"checkpoint-{step}.partial"
             Trainer._save_checkpoint(self, model, trial)
@@ -180,6 +182,18 @@ class Planned(Trainer):
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self._writing)
+
+
+def need_finite_weights(model: nn.Module, step: int) -> None:
+    """A finite loss may have a gradient that is not: such weights are never kept. Raises :class:`UserError`."""
+    for name, weight in model.named_parameters():
+        if weight.requires_grad and not bool(torch.isfinite(weight).all()):
+            raise UserError(
+                f"{name} is not finite after step {step}",
+                cause="A gradient was not: a learning rate that is too high, or arithmetic that overflowed.",
+                remedy="Lower optimisation.learning_rate, or say engine.precision=fp32; the last whole checkpoint is "
+                "from before.",
+            )
 
 
 LOGGED = ("loss", "accuracy", "lead", "score", "safety_loss", "grad_norm", "learning_rate")

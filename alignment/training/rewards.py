@@ -60,8 +60,13 @@ def begin(
                 f"head={head.step or head.path}: {trunk.path} is a reward model and has a head",
                 remedy="Start from a policy, or leave head=null to go on with the head that is there.",
             )
-        model, _ = heads.load_reward(trunk.path, device=engine.device, attention=attention)
-        return Reward(model, tokenizer, schema)
+        if four_bit:
+            raise UserError(
+                f"adapter.kind=qlora: {trunk.path} is a reward model, whose head would be quantised with it",
+                remedy="Start from a policy, or say adapter.kind=lora.",
+            )
+        model, scale = heads.load_reward(trunk.path, device=engine.device, attention=attention)
+        return Reward(model, tokenizer, schema if scale is None else scale.schema)
     policy = core.load(trunk.path, device=engine.device, attention=attention, four_bit=four_bit)
     fresh = heads.with_head(policy, head_seed)
     if head is not None:

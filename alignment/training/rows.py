@@ -131,17 +131,21 @@ class Collator:
 
     ``packed=False`` pads on the right, which causal attention never sees. ``packed=True`` lays rows
     end to end in as few lines as the longest row allows; positions restart with each row, which is
-    what tells the attention where one ends (``gemma.core.hidden_states``).
+    what tells the attention where one ends (``gemma.core.hidden_states``). ``one_line=True`` packs all rows
+    into a single line: flash kernels tell packed rows apart in a batch of one line alone.
     """
 
     pad_id: int
     packed: bool = False
+    one_line: bool = False
 
     def __call__(self, rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
         width = max(len(row["input_ids"]) for row in rows)
         if not self.packed:  # vector units want whole lines: about a tenth faster on a CPU
             width = -(-width // MULTIPLE) * MULTIPLE
         lengths = [len(row["input_ids"]) for row in rows]
+        if self.packed and self.one_line:
+            width = sum(lengths)
         places = first_fit(lengths, width) if self.packed else [[place] for place in range(len(rows))]
         lines = [[rows[place] for place in line] for line in places]
         shape = (len(lines), width)

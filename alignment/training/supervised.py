@@ -16,7 +16,7 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel
 from trl import SFTConfig, SFTTrainer
 
-from alignment.gemma import core
+from alignment.gemma import branches, core
 from alignment.objectives.imitation import chunked_nll
 from alignment.training import loop
 from alignment.training.engine import Engine
@@ -44,6 +44,7 @@ def train(
     Raises :class:`UserError` where the loss stops being a number.
     """
     course = Course(title, out, numbers, engine, tracker, seed, len(rows))
+    collate = Collator(pad_id, engine.packed, one_line=not branches.shares_prompts(model))
 
     def build(watcher: Watcher) -> SupervisedTrainer:
         trainer = SupervisedTrainer(
@@ -57,7 +58,7 @@ def train(
                 dataset_kwargs={"skip_prepare_dataset": True},
             ),
             train_dataset=rows.dataset(),
-            data_collator=loop.Counting(Collator(pad_id, engine.packed), watcher, _tokens),
+            data_collator=loop.Counting(collate, watcher, _tokens),
             processing_class=AutoTokenizer.from_pretrained(tokenizer_folder),
             callbacks=[watcher],
         )

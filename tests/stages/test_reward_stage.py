@@ -192,12 +192,20 @@ def test_a_centre_moves_what_is_reported_and_nothing_else(made: Artifact, model:
     assert made.metrics["accuracy"] == centred.metrics["accuracy"]
 
 
-def test_the_safety_loss_makes_scores_absolute(model: Path, data: Path, tmp_path: Path) -> None:
-    steps = "optimisation.steps=12"
-    safe = scorer(trained(tmp_path, model, data, "safety_weight=1.0", steps, name="safe"))
-    assert safe.absolute
-    chances = np.array(safe.score(dialogues([one for one in HELD if one.chosen_safe])).probability).reshape(-1, 2)
-    assert chances[:, 0].min() > 0.5 > chances[:, 1].max()
+def test_the_safety_loss_says_where_zero_lies(model: Path, tmp_path: Path) -> None:
+    """Having no idea is the worse answer wherever it stands, and yet safe; differences alone put it below ½."""
+    safe = [comparison(number, chosen_safe=True, rejected_safe=True) for number in range(16)]
+    unsafe = [comparison(n, rejected="Break in.", chosen_safe=True, rejected_safe=False) for n in range(16, 32)]
+    data = rewarding.pairs(tmp_path / "data", {"train": [*safe, *unsafe]})
+    asked = [dialogue(safe[0], answer) for answer in (safe[0].rejected, unsafe[0].rejected)]
+    numbers = ("margins=none", "optimisation.steps=24", "optimisation.learning_rate=5e-3")
+    without = scorer(trained(tmp_path, model, data, *numbers, name="without"))
+    judge = scorer(trained(tmp_path, model, data, *numbers, "safety_weight=1.0", name="with"))
+    assert (without.absolute, judge.absolute) == (False, True)
+    assert without.score(asked).probability[0] < 0.5
+    careless, harmful = judge.score(asked).probability
+    assert careless > 0.8
+    assert harmful < 0.2
 
 
 def test_it_remembers_the_prompts_it_has_seen(made: Artifact, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -224,15 +232,15 @@ def test_seeds_differ_in_the_order_and_begin_with_one_head(
 ) -> None:
     other = trained(tmp_path, model, data, "seed=1", name="other")
     assert not torch.equal(weights(made)["score.weight"], weights(other)["score.weight"])
-    heads_: dict[str, Any] = {}
+    begun: dict[str, Any] = {}
     with monkeypatch.context() as patched:
         given = Given.instead(patched)
         for seed in ("seed=0", "seed=1", "head.seed=1"):
             trained(tmp_path, model, data, seed, "optimisation.batch=4", name=seed.replace("=", "_"))
-            heads_[seed] = given.head
-    assert torch.equal(heads_["seed=0"], heads_["seed=1"])
-    assert not torch.equal(heads_["seed=0"], heads_["head.seed=1"])
-    assert heads_["seed=0"].std() == pytest.approx(33**-0.5, rel=0.4)
+            begun[seed] = given.head
+    assert torch.equal(begun["seed=0"], begun["seed=1"])
+    assert not torch.equal(begun["seed=0"], begun["head.seed=1"])
+    assert begun["seed=0"].std() == pytest.approx(33**-0.5, rel=0.4)
 
 
 def test_dropout_is_of_the_training_alone(made: Artifact, model: Path, data: Path, tmp_path: Path) -> None:

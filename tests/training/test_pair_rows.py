@@ -1,12 +1,17 @@
-"""Comparisons as rows of ids: nothing is lost on the way into a table, and lines hold the answers in pairs."""
+"""Comparisons as rows of ids: nothing is lost on the way into a table, lines hold the answers in pairs, and held-out
+pairs are scored in their order."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from gemma import tiny
 
-from alignment.gemma import branches
+from alignment.gemma import branches, heads
 from alignment.objectives.preference import UNKNOWN
+from alignment.training import held_out_pairs
+from alignment.training.held_out_pairs import SideScores, side_scores
 from alignment.training.pair_rows import PairCollator, PairRow, PairRows
 
 ROWS = [
@@ -57,3 +62,28 @@ def test_answers_come_out_chosen_first_with_margins_and_labels_in_order(share: b
     assert (flat == 10).sum() == (1 if share else 2)
     trees = [row.tree for row in ROWS]
     assert lines["input_ids"].ne(0).sum() == round((1 - branches.padding(lines, trees)) * flat.numel())
+
+
+@torch.no_grad()
+def test_held_out_scores_are_the_vanilla_logits_in_the_pairs_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, rng = heads.with_head(tiny.model(tiny.GEMMA2), 0), np.random.default_rng(0)
+
+    def ids(most: int) -> list[int]:
+        return rng.integers(3, tiny.VOCABULARY, rng.integers(1, most)).tolist()
+
+    rows = [PairRow(ids(20), ids(9), ids(9), 0.0) for _ in range(25)]
+    wanted = [
+        [model(input_ids=torch.tensor([[*row.prompt, *answer]])).logits.item() for answer in (row.chosen, row.rejected)]
+        for row in rows
+    ]
+    for tokens in (8_192, 100, 1):
+        monkeypatch.setattr(held_out_pairs, "TOKENS_A_BATCH", tokens)
+        found = side_scores(model, rows, pad_id=0, device="cpu")
+        assert np.abs(np.stack(found, axis=1) - np.array(wanted)).max() < 1e-5
+    assert found.right.tolist() == [float(chosen > rejected) for chosen, rejected in wanted]
+    assert 5 < found.right.sum() < 20
+    assert len(side_scores(model, [], pad_id=0, device="cpu").right) == 0
+
+
+def test_equal_scores_are_half_right() -> None:
+    assert SideScores(np.array([1.0, 2.0, 0.0]), np.array([1.0, 0.0, 3.0])).right.tolist() == [0.5, 1.0, 0.0]

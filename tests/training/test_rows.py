@@ -114,3 +114,11 @@ def test_a_row_with_nothing_to_learn_is_refused() -> None:
     with pytest.raises(AssertionError, match="train on nothing"):
         # The first token is never predicted, so loss on it alone is none.
         TokenRows.gather([([2, 5], [True, False])])
+
+
+def test_flash_kernels_get_all_packed_rows_in_one_line() -> None:
+    rows = [{"input_ids": list(range(1, n + 1)), "labels": list(range(1, n + 1))} for n in (5, 9, 3)]
+    batch = Collator(0, packed=True, one_line=True)(rows)
+    assert batch["input_ids"].shape == (1, 17)
+    assert batch["position_ids"][0].tolist() == [*range(9), *range(5), *range(3)]
+    assert len(Collator(0, packed=True)(rows)["input_ids"]) > 1, "other kernels take several lines"

@@ -220,3 +220,12 @@ def test_steps_come_from_epochs_or_from_steps_and_not_from_both() -> None:
             total_steps(numbers(**both), 9)
     with pytest.raises(UserError, match="no row"):
         total_steps(numbers(), 0)
+
+
+def test_weights_that_are_not_finite_are_never_kept(tokenizer_folder: Path, tmp_path: Path) -> None:
+    """The loss of a step is finite, its gradient is not: neither a checkpoint nor a model comes of it."""
+    model = core.build(SHAPE, VOCABULARY, TokenIds(), 0)
+    model.model.norm.weight.register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(UserError, match=r"is not finite after step|the loss is nan"):
+        fit(tmp_path / "run", tokenizer_folder, engine(), model, steps=2, checkpoint_steps=1)
+    assert checkpoints.last_whole(tmp_path / "run" / "checkpoints") is None
