@@ -16,6 +16,8 @@ class Settings(StrictSettings):
     tokenizer: str = reference("the tokenizer of all sizes")
     text: str = reference("what every size is pretrained on")
     conversations: str = reference("what every size is then fine-tuned on")
+    pretrain_steps: int = identity("optimiser steps of every base model", ge=1)
+    sft_steps: int = identity("optimiser steps of every chat model", ge=1)
     pairs: list[int] = identity("training comparisons, the fewest first", min_length=1)
     seeds: list[int] = identity("of each arm", min_length=1)
     batch: int = identity("pairs a step: small, so that few pairs make enough steps", ge=1)
@@ -51,10 +53,24 @@ def _pairs(numbers: Settings, rows: int) -> Step:
 
 
 def _chat(numbers: Settings, shape: str) -> list[Step]:
-    return [
-        laid(f"base_{shape}", "pretrain", numbers.budget, shape=shape, tokenizer=numbers.tokenizer, data=numbers.text),
-        laid(f"chat_{shape}", "sft", numbers.budget, model__weights=f"step:base_{shape}", data=numbers.conversations),
-    ]
+    base = laid(
+        f"base_{shape}",
+        "pretrain",
+        numbers.budget,
+        shape=shape,
+        tokenizer=numbers.tokenizer,
+        data=numbers.text,
+        optimisation__steps=numbers.pretrain_steps,
+    )
+    chat = laid(
+        f"chat_{shape}",
+        "sft",
+        numbers.budget,
+        model__weights=f"step:{base.name}",
+        data=numbers.conversations,
+        optimisation__steps=numbers.sft_steps,
+    )
+    return [base, chat]
 
 
 def _reward(numbers: Settings, shape: str, rows: int, seed: int) -> Step:
