@@ -195,10 +195,11 @@ def foreign(path: Path, reference: str) -> Artifact:
 def named(kind: Literal["gold", "endpoint", "remote"], name: str, fingerprint: str | None = None) -> Artifact:
     """What a reference names that is no directory: its name is fingerprinted, and a model's server with it.
 
-    A scorer that is served is what its server says it is (``fingerprint``), wherever that stands.
+    A scorer that is served is what its server says it is (``fingerprint``), wherever that stands; it is fingerprinted
+    apart from the same one here, so that no result over a server stands for a local one.
     """
     if fingerprint is not None:
-        return Artifact(Path(), kind, "", f"{kind}:{name}", fingerprint)
+        return Artifact(Path(), kind, "", f"{kind}:{name}", files.digest_json({kind: fingerprint}))
     server = {"server": _server()} if kind == "endpoint" else {}
     return Artifact(Path(), kind, "", f"{kind}:{name}", files.digest_json({"kind": kind, "name": name} | server))
 

@@ -255,6 +255,11 @@ def _lay(values: dict[str, Any], key: str, value: Any) -> None:
     place: Any = values
     for part in path:
         place = place[int(part)] if isinstance(place, list) else place.setdefault(part, {})
+        if not isinstance(place, list | dict):
+            raise UserError(
+                f"{key}={value}: {part} is {place!r}, which has no parts",
+                remedy=f"Say {key} alone, or all of {part} at once: '{part}={{…}}'.",
+            )
     if isinstance(place, list):
         place[int(leaf)] = value
     else:

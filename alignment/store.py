@@ -31,8 +31,8 @@ from alignment.errors import UserError, nearest
 Scheme = Literal["step", "latest", "run", "dir", "hf", "mini", "gold", "endpoint", "remote"]
 
 GOLD = ("overall", "helpfulness", "safety")
-ADDRESS = re.compile(r"(?:https?://)?(?:[\w.-]+|\[[0-9a-fA-F:]+\]):\d{1,5}/?")
-"""Where a scorer is served."""
+ADDRESS = re.compile(r"(?:https?://)?(?:[\w.-]+|\[[0-9a-fA-F:]+\]):([0-9]{1,5})/?")
+"""Where a scorer is served; the group is its port."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,14 @@ def parse_reference(spelling: str) -> Reference:
         return Reference("hf", name, revision or None)
     if scheme == "gold" and name not in GOLD:
         raise UserError(f"{spelling!r}: there is no such truth", remedy=nearest(name, GOLD))
-    if scheme == "remote" and not ADDRESS.fullmatch(name):
-        raise UserError(
-            f"{spelling!r}: a served reward model is named remote:<host>:<port>",
-            remedy="`stage=serve` prints the address that it listens at.",
-        )
+    if scheme == "remote":
+        address = ADDRESS.fullmatch(name)
+        if address is None or not 1 <= int(address[1]) <= 65535:
+            raise UserError(
+                f"{spelling!r}: a served reward model is named remote:<host>:<port>",
+                cause="" if address is None else "A port is a number from 1 to 65535.",
+                remedy="`stage=serve` prints the address that it listens at.",
+            )
     return Reference(scheme, name)  # type: ignore[arg-type]
 
 

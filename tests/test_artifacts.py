@@ -116,7 +116,19 @@ def test_references_are_parsed_and_spelled_back(spelling: str, reference: Refere
 
 
 @pytest.mark.parametrize(
-    "spelling", ["sft", "lates:sft", "latest:", "", "hf:gemma", "/a/b", "remote:here", "remote:a b:1"]
+    "spelling",
+    [
+        "sft",
+        "lates:sft",
+        "latest:",
+        "",
+        "hf:gemma",
+        "/a/b",
+        "remote:here",
+        "remote:a b:1",
+        "remote:a:0",
+        "remote:a:65536",
+    ],
 )
 def test_what_is_no_reference_is_refused(spelling: str) -> None:
     with pytest.raises(UserError):
@@ -125,7 +137,8 @@ def test_what_is_no_reference_is_refused(spelling: str) -> None:
 
 def test_what_is_served_is_what_its_server_says_wherever_it_stands() -> None:
     here, there = (artifacts.named("remote", f"{host}:8400", "b" * 64) for host in ("here", "there"))
-    assert here.fingerprint == there.fingerprint == "b" * 64
+    assert here.fingerprint == there.fingerprint == files.digest_json({"remote": "b" * 64})
+    assert here.fingerprint != "b" * 64, "a result over a server is not one of the model here"
     with pytest.raises(UserError, match="remote:here:8400: a policy is needed"):
         here.need("policy")
 

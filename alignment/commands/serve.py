@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 from typing import TYPE_CHECKING
 
-from alignment import console
+from alignment import console, files
 from alignment.artifacts import Artifact
 from alignment.errors import UserError
-from alignment.scoring.remote import TOKEN
+from alignment.scoring.opening import ClassifierReading
+from alignment.scoring.remote import TOKEN, token_from_environment
 from alignment.settings import Settings as StrictSettings
 from alignment.settings import execution, place, reference
 from alignment.store import Store
@@ -25,7 +25,8 @@ MIB = 2**20
 class Settings(StrictSettings):
     """``stage=serve``. A token in the environment (ALIGNMENT_SERVE_TOKEN) is then asked of every request."""
 
-    target: str = reference("the reward model to serve, or a classifier of one label")
+    target: str = reference("the reward model to serve, or a classifier")
+    classifier: ClassifierReading = execution("how a classifier is read")
     host: str = place("the address to listen at; 0.0.0.0 lets other machines in")
     port: int = execution("where to listen; 0 takes a free port", ge=0, le=65535)
     queue: int = execution("dialogues that may wait; a request that finds no room is asked to come again", ge=1)
@@ -42,8 +43,10 @@ def run(settings: Settings, inputs: dict[str, Artifact], store: Store) -> None:
     from alignment.scoring.opening import open_scorer
     from alignment.training.engine import resolve
 
-    token, target = _token(), inputs["target"]
-    scorer = open_scorer(target, resolve(settings.engine), None)
+    token, target, reading = token_from_environment(), inputs["target"], settings.classifier
+    if target.kind == "remote":
+        raise UserError(f"{target.step}: is served already", remedy="Give its address to whoever asks.")
+    scorer = open_scorer(target, resolve(settings.engine), None, label=reading.label, text=reading.text)
     asyncio.run(_serve(settings, target, scorer, token))
 
 
@@ -67,13 +70,14 @@ async def _serve(settings: Settings, target: Artifact, scorer: Scorer, token: st
 
 
 def _service(settings: Settings, target: Artifact, scorer: Scorer, queue: Queue, token: str | None) -> Service:
+    from alignment.data import seen
     from alignment.scoring.reward_model import RewardScorer
     from alignment.scoring.service import About, Service
 
     ours = scorer if isinstance(scorer, RewardScorer) else None
     about = About(
         name=scorer.name,
-        fingerprint=target.fingerprint,
+        fingerprint=_fingerprint(target, scorer, settings.classifier),
         kind=target.kind,
         absolute=scorer.absolute,
         centre=ours.scale.centre if ours else 0.0,
@@ -81,19 +85,23 @@ def _service(settings: Settings, target: Artifact, scorer: Scorer, queue: Queue,
         most_dialogues=min(settings.batch, settings.queue),
         most_bytes=settings.max_body * MIB,
     )
-    return Service(queue, about, tokenizer=ours.tokenizer if ours else None, timeout=settings.timeout, token=token)
+    return Service(
+        queue,
+        about,
+        tokenizer=ours.tokenizer if ours else None,
+        trained_on=seen.read(target.path),
+        timeout=settings.timeout,
+        token=token,
+    )
 
 
-def _token() -> str | None:
-    """The token that requests must bear; None where the environment names none."""
-    token = os.environ.get(TOKEN)
-    if token is not None and not (token and all("!" <= character <= "~" for character in token)):
-        raise UserError(
-            f"{TOKEN} is {'set to something that no token can be' if token else 'set, and empty'}",
-            cause="A service that was meant to be closed would be open.",
-            remedy=f"Give it visible ASCII characters, or `unset {TOKEN}`.",
-        )
-    return token
+def _fingerprint(target: Artifact, scorer: Scorer, reading: ClassifierReading) -> str:
+    """What is served: a model, and of a classifier also how it is read."""
+    from alignment.scoring.classifier import Classifier
+
+    if not isinstance(scorer, Classifier):
+        return target.fingerprint
+    return files.digest_json([target.fingerprint, reading.label, reading.text])
 
 
 def _is_loopback(host: str) -> bool:

@@ -19,6 +19,15 @@ class Interval(NamedTuple):
     low: float
     high: float
 
+    def mirrored(self, least: float, most: float) -> Interval:
+        """The basic bootstrap's bounds, from the percentile's and within ``least`` … ``most`` (Efron 1979).
+
+        For what chance only ever adds to, as it does to a mean of absolute values: a resample adds as much once
+        more, which the percentile's bounds count twice and these take off. The estimate can lie above both.
+        """
+        low, high = (min(max(2 * self.estimate - bound, least), most) for bound in (self.high, self.low))
+        return Interval(self.estimate, low, high)
+
 
 def mean(values: Sequence[float] | np.ndarray, confidence: float, seed: int) -> Interval:
     """The mean, with a percentile bootstrap over the values (Efron 1979)."""
@@ -59,7 +68,7 @@ class Bootstrap:
         assert len(groups) > 0, "an interval needs rows"
         numbers: dict[Hashable, int] = {}
         group_P = np.array([numbers.setdefault(group, len(numbers)) for group in groups])
-        self.confidence, self.groups = confidence, len(numbers)
+        self.confidence, self.seed, self.groups = confidence, seed, len(numbers)
         self._order = np.argsort(group_P, kind="stable")
         self._starts = np.searchsorted(group_P[self._order], np.arange(self.groups))
         self._times_RG = _times_drawn(self.groups, seed)

@@ -28,6 +28,8 @@ class Dataset:
     pairs: Pairs
     resamples: Bootstrap
     world: World | None
+    left_out: int = 0
+    """Pairs that are not among ``rows``, because a judge cannot see them whole."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,7 @@ def _about_dataset(dataset: Dataset) -> Measure:
     longer = preferences.longer_wins(dataset.pairs)
     return {
         "pairs": len(dataset.pairs),
+        "left_out": dataset.left_out,
         "prompts": dataset.resamples.groups,
         "longer": preferences.accuracy(dataset.pairs, longer, dataset.resamples),
     }

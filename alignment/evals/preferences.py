@@ -31,6 +31,8 @@ UNKNOWN = -1
 
 BINS = 10
 """Bins of the confidence in the preferred answer, equally wide between ½ and 1."""
+CALIBRATED_DRAWS = 200
+"""Draws of what a perfectly calibrated judge would have got right."""
 CLEAR_GAP = 2.0
 """A gap of raw scores beyond which a judge is sure: σ(2) = 0.88."""
 HISTOGRAM_BINS = 40
@@ -182,6 +184,7 @@ def calibration(raw_PA: np.ndarray, resamples: Bootstrap) -> Measure:
 
     ECE = Σ_b n_b/P · |accuracy_b − confidence_b| (Naeini et al. 2015; Guo et al. 2017). Under Bradley–Terry σ(gap) is
     the chance that the preferred answer is the better one; a model trained with margins claims more than that.
+    Few pairs alone make an error: ``by_chance`` is that of a perfectly calibrated judge with these very gaps.
     """
     gap_P = gaps(raw_PA)
     right_P, sure_P = (1 + np.sign(gap_P)) / 2, sigmoid(np.abs(gap_P))
@@ -204,7 +207,19 @@ def calibration(raw_PA: np.ndarray, resamples: Bootstrap) -> Measure:
         for place, interval in enumerate(resamples.ratios(right_PB, in_PB))
         if interval is not None
     ]
-    return {"error": told(error), "bins": bins}
+    assert error is not None, "every pair is in a bin"
+    by_chance = _error_by_chance(np.where(gap_P == 0, np.nan, sure_P), in_PB, resamples.seed)
+    return {"error": told(error.mirrored(0, 1)), "by_chance": by_chance, "bins": bins}
+
+
+def _error_by_chance(sure_P: np.ndarray, in_PB: np.ndarray, seed: int) -> float:
+    """The mean calibration error where each pair is right with the chance ``sure_P``; NaN, a tie, is never off."""
+    rng, in_PB = np.random.default_rng(seed), in_PB.astype(float)
+    errors = [
+        np.abs(np.nan_to_num((rng.random(len(sure_P)) < sure_P) - sure_P) @ in_PB).sum() / len(sure_P)
+        for _ in range(CALIBRATED_DRAWS)
+    ]
+    return float(np.mean(errors))
 
 
 def thresholds(pairs: Pairs, said: Said, limits: Sequence[float] | None, resamples: Bootstrap) -> Measure | None:

@@ -73,12 +73,13 @@ def head_of(model: nn.Module) -> Tensor:
 
 
 def load_reward(
-    directory: str | Path, *, device: str = "cpu", attention: str = "auto"
+    directory: str | Path, *, ours: bool = False, device: str = "cpu", attention: str = "auto"
 ) -> tuple[RewardModel, Scale | None]:
     """A reward model in fp32 and eval mode, and its scale; None for the scale of one that we did not write.
 
     Everything is checked before a weight is read, as in :func:`core.load`. Raises :class:`UserError` for a model
-    without a head, with one of several labels, or with another head than the recorded one.
+    without a head, with one of several labels, with another head than the recorded one, or, where it is known to be
+    ``ours``, without the record of its head.
     """
     path = Path(directory)
     settings = core.read_config(path)
@@ -90,7 +91,7 @@ def load_reward(
             remedy="Name a *ForSequenceClassification with num_labels 1; a policy becomes one by stage=reward.",
         )
     core.check_tensors(path, architecture, settings)
-    scale = read_scale(path)
+    scale = check_head(path, ours=ours)
     model = architecture.from_pretrained(
         path,
         config=settings,
@@ -99,8 +100,6 @@ def load_reward(
         local_files_only=True,
         use_safetensors=True,
     )
-    if scale is not None:
-        _check_head(path, model.score.weight)
     return model.to(device).eval(), scale
 
 
@@ -120,12 +119,42 @@ def is_reward(directory: Path) -> bool:
     return any(name in names for name in named)
 
 
+def check_head(directory: str | Path, *, ours: bool) -> Scale | None:
+    """The scale of a directory whose head is the recorded one; None for a foreign directory, which has no record.
+
+    Raises :class:`UserError` for another head, and for a directory of ours that has lost its record.
+    """
+    path = Path(directory)
+    scale = read_scale(path)
+    if scale is None and ours:
+        raise UserError(
+            f"{path / 'config.json'} has lost what says how its scores are read.",
+            cause=f"There is no block {BLOCK!r} in it, and so no telling whether its head was ever trained.",
+            remedy="Copy the model again, or train it again with stage=reward.",
+        )
+    if scale is not None and _config(path)[BLOCK].get("head_digest") != _digest(_stored_head(path)):
+        raise UserError(
+            f"{path} has another head than the one that was trained.",
+            cause="Its score.weight is not that whose digest config.json holds.",
+            remedy="Copy the model again, or train it again with stage=reward.",
+        )
+    return scale
+
+
 def read_scale(directory: str | Path) -> Scale | None:
     """The scale that a directory's ``config.json`` tells, or None where it has none, or a block of another's making."""
     block = _config(Path(directory)).get(BLOCK)
     if not isinstance(block, dict) or not {"centre", "absolute", "schema"} <= block.keys():
         return None
-    return Scale(float(block["centre"]), bool(block["absolute"]), str(block["schema"]))
+    centre, absolute, schema = block["centre"], block["absolute"], block["schema"]
+    number = isinstance(centre, int | float) and not isinstance(centre, bool) and math.isfinite(centre)
+    if not (number and isinstance(absolute, bool) and isinstance(schema, str)):
+        raise UserError(
+            f"{Path(directory) / 'config.json'}: its block {BLOCK!r} cannot be read",
+            cause=f"centre is to be a number ({centre!r}), absolute true or false ({absolute!r}), schema a name.",
+            remedy="Copy the model again.",
+        )
+    return Scale(float(centre), absolute, schema)
 
 
 def write_scale(directory: str | Path, scale: Scale) -> None:
@@ -155,12 +184,3 @@ def _stored_head(directory: Path) -> Tensor:
 
 def _digest(head: Tensor) -> str:
     return hashlib.sha256(head.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()
-
-
-def _check_head(path: Path, head: Tensor) -> None:
-    if _config(path)[BLOCK].get("head_digest") != _digest(head):
-        raise UserError(
-            f"{path} has another head than the one that was trained.",
-            cause="Its score.weight is not that whose digest config.json holds.",
-            remedy="Copy the model again, or train it again with stage=reward.",
-        )

@@ -93,8 +93,8 @@ def calibration(results: Results, dataset: str) -> plots.Figure:
         for judge, table in found.items()
     ]
     least = min(found, key=lambda judge: found[judge]["error"]["estimate"])
-    off = found[least]["error"]["estimate"]
-    title = f"On {dataset}, {least} comes closest to what it claims: {100 * off:.1f} points off on average"
+    off, by_chance = 100 * found[least]["error"]["estimate"], 100 * found[least]["by_chance"]
+    title = f"On {dataset}, {least} comes closest to what it claims: {off:.1f} points off, {by_chance:.1f} by chance"
     figure = plots.curves(title, "σ(gap of the scores): how sure it is", "share judged right", series, diagonal=True)
     return figure.update_xaxes(range=[0.48, 1.02]).update_yaxes(range=[0, 1.02])
 
@@ -157,7 +157,8 @@ _ABOUT_CROSS = (
 )
 _ABOUT_CALIBRATION = (
     "On the dashed line a judge is right as often as σ(gap) says. Below it, the judge claims more than it knows, as "
-    "training with margins makes it. Its gaps are read in nats: scores of another unit cannot lie on the line."
+    "training with margins makes it. Its gaps are read in nats: scores of another unit cannot lie on the line. “By "
+    "chance” is how far off a perfectly calibrated judge would be on as many pairs."
 )
 _ABOUT_THRESHOLDS = (
     "Answers whose probability is below the threshold count as unsafe. Recall: of the unsafe answers, how many are "

@@ -67,7 +67,11 @@ def scores(results: Results) -> None:
         return
     console.say()
     console.table("scores", ("judge", "on", *columns), rows, right=columns)
-    console.say("off by: expected calibration error; gaps are of raw scores; ~: Spearman's correlation", style="dim")
+    console.say(
+        "off by: expected calibration error (that of perfect calibration on as many pairs); gaps are of raw scores; "
+        "~: Spearman's correlation",
+        style="dim",
+    )
     if limits:
         console.say(
             "unsafe < t: recall and precision for unsafe answers, recall for safe ones; results.json has all intervals",
@@ -103,13 +107,14 @@ def _accuracies(table: Mapping[str, Any]) -> list[str]:
 
 
 def _about_scores(one: Mapping[str, Any]) -> list[str]:
+    off, by_chance = one["calibration"]["error"]["estimate"], one["calibration"]["by_chance"]
     values = (
-        one["calibration"]["error"],
         one["spread"]["clear_gaps"],
         one["length"]["score"]["spearman"],
         one["length"]["gap"]["spearman"],
     )
-    return ["–" if value is None else f"{value['estimate']:.3f}" for value in values]
+    rest = ["–" if value is None else f"{value['estimate']:.3f}" for value in values]
+    return [f"{off:.3f} ({by_chance:.3f})", *rest]
 
 
 def _rule(thresholds: Mapping[str, Any] | None, limit: float) -> str:

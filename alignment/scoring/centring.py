@@ -25,21 +25,25 @@ AT_MOST = 512
 """Answers that are enough: with scores of variance 1 the mean is then known to ± 0.09 (two standard errors)."""
 
 
+def need_conversations(directory: Path) -> None:
+    """Refuse, before anything is trained, a dataset on which scores cannot be centred. Raises :class:`UserError`."""
+    card = store.card(directory)
+    if card["kind"] != "conversations" or not card["rows"].get("train"):
+        raise UserError(
+            f"centre={directory}: holds no training conversations, but {card['kind']}",
+            cause="Scores are centred on answers to learn from.",
+            remedy="Name a dataset of conversations, or centre=null.",
+        )
+
+
 def centre_of(directory: Path, conversations: Path, engine: Engine) -> float:
     """The mean raw score of the last answers of a dataset's first training conversations.
 
-    ``directory`` holds a reward model with its scale. Raises :class:`UserError` for a dataset of another kind.
+    ``directory`` holds a reward model with its scale. Raises :class:`UserError` as :func:`need_conversations` does.
     """
     model, scale = heads.load_reward(directory, device=engine.device)
     assert scale is not None, "a model of ours says how its scores are read"
     scorer = RewardScorer(directory.name, model, tokenizers.load(directory), scale, engine)
-    dialogues = []
-    for row in islice(store.stream(conversations, "train"), AT_MOST):
-        if not isinstance(row, Conversation):
-            raise UserError(
-                f"centre={conversations}: holds no conversations",
-                cause="Scores are centred on answers to learn from.",
-                remedy="Name a dataset of conversations, or centre=null.",
-            )
-        dialogues.append(row.messages)
-    return fmean(scorer.score(dialogues).raw)
+    need_conversations(conversations)
+    rows = islice(store.stream(conversations, "train"), AT_MOST)
+    return fmean(scorer.score([row.messages for row in rows if isinstance(row, Conversation)]).raw)

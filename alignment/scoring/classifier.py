@@ -5,8 +5,9 @@ other or there is only one, and ln p / (1 − p) where they exclude each other; 
 the label's probability, σ(raw). A reward model from elsewhere has one label: its reward is ``raw``, and its
 probability is not absolute.
 
-A text that is longer than the model's window is read in pieces that overlap, and its score is the highest of
-theirs: for a label such as ``toxic``, that of the worst passage. Nothing is cut off.
+An answer that is longer than the model's window is read in pieces that overlap, and its score is the highest of
+theirs: for a label such as ``toxic``, that of the worst passage. A dialogue that is longer is refused, since the best
+passage says nothing of the whole. Nothing is cut off.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Classifier:
         self._exclusive = model.config.num_labels > 1 and not independent
 
     @classmethod
-    def load(cls, artifact: Artifact, engine: Engine, label: str | None = None, text: Part = "answer") -> Classifier:
+    def load(cls, artifact: Artifact, engine: Engine, label: str | None, text: Part) -> Classifier:
         """Open a directory. ``label`` names the label that counts; null takes the only one.
 
         Raises :class:`UserError` for what is no such classifier, has no weights in safetensors, or has several
@@ -87,50 +88,60 @@ class Classifier:
         return cls(name, model.to(engine.device).eval(), tokenizer, label=place, text=text, engine=engine)
 
     def score(self, dialogues: Sequence[Messages]) -> Scores:
-        """As the protocol says. Raises :class:`UserError` for a dialogue whose prompt alone fills the window."""
+        """As the protocol says. Raises :class:`UserError` for a dialogue that is longer than the window."""
         pieces: list[tuple[int, dict[str, list[int]]]] = []
         for row, turns in enumerate(dialogues):
-            pieces += [(row, piece) for piece in self._encode(turns)]
+            pieces += [(row, piece) for piece in self._encode(row, turns)]
         raw = [-math.inf] * len(dialogues)
         for (row, _), value in zip(pieces, self._logits([piece for _, piece in pieces]), strict=True):
             raw[row] = max(raw[row], value)
         probability = [sigmoid(value) for value in raw]
         return Scores(raw, probability, probability)
 
-    def _encode(self, turns: Messages) -> list[dict[str, list[int]]]:
+    def _encode(self, row: int, turns: Messages) -> list[dict[str, list[int]]]:
         """The pieces of one dialogue: their ids, and token types where the model has them; none is empty."""
-        if self.text == "dialogue" and self.tokenizer.chat_template:
-            return [self._rendered(turns)]
-        texts = [turns[-1].content]
         if self.text == "dialogue":
-            texts.insert(0, _told(turns[:-1]))
-        whole = self.tokenizer(*texts, return_attention_mask=False, verbose=False)
+            return [self._whole(row, turns)]
+        answer = turns[-1].content
+        whole = self.tokenizer(answer, return_attention_mask=False, verbose=False)
         length = len(whole["input_ids"])
         if self._window is None or length <= self._window:
             return [_not_empty(dict(whole), self.tokenizer)]
-        answer = self.tokenizer(texts[-1], add_special_tokens=False, verbose=False)["input_ids"]
-        room = self._window - (length - len(answer))
-        if room < self._window // 4:
-            raise _too_long(self.name, f"the turns before the answer leave {max(0, room)} tokens for it", self._window)
         if not self.tokenizer.is_fast:
-            raise _too_long(self.name, f"a text has {length:,} tokens, its tokenizer cuts none to pieces", self._window)
+            raise UserError(
+                f"{self.name}: answer {row} has {length:,} tokens, and the model reads {self._window:,} at once",
+                cause="Its tokenizer cuts no text to pieces.",
+                remedy="Leave such answers out, or choose a scorer with a longer window.",
+            )
+        words = len(self.tokenizer(answer, add_special_tokens=False, verbose=False)["input_ids"])
         encoded = self.tokenizer(
-            *texts,
-            truncation="only_second" if len(texts) == 2 else True,
+            answer,
+            truncation=True,
             max_length=self._window,
-            stride=int(OVERLAP * room),
+            stride=int(OVERLAP * (self._window - (length - words))),
             return_overflowing_tokens=True,
             return_attention_mask=False,
         )
         kept = [name for name in ("input_ids", "token_type_ids") if name in encoded]
         return [{name: encoded[name][place] for name in kept} for place in range(len(encoded["input_ids"]))]
 
-    def _rendered(self, turns: Messages) -> dict[str, list[int]]:
-        said = [{"role": turn.role, "content": turn.content} for turn in turns]
-        ids = self.tokenizer.apply_chat_template(said, tokenize=True, return_dict=True)["input_ids"]
-        if self._window is not None and len(ids) > self._window:
-            raise _too_long(self.name, f"a dialogue has {len(ids):,} tokens", self._window)
-        return {"input_ids": ids}
+    def _whole(self, row: int, turns: Messages) -> dict[str, list[int]]:
+        """A dialogue in one piece."""
+        if self.tokenizer.chat_template:
+            said = [{"role": turn.role, "content": turn.content} for turn in turns]
+            rendered = self.tokenizer.apply_chat_template(said, tokenize=True, return_dict=True)
+            piece = {"input_ids": rendered["input_ids"]}
+        else:
+            texts = _told(turns[:-1]), turns[-1].content
+            piece = dict(self.tokenizer(*texts, return_attention_mask=False, verbose=False))
+        length = len(piece["input_ids"])
+        if self._window is not None and length > self._window:
+            raise UserError(
+                f"{self.name}: dialogue {row} has {length:,} tokens, and the model reads {self._window:,} at once",
+                cause="It is to judge the dialogue, and not a passage of it.",
+                remedy="Leave such dialogues out, choose a scorer with a longer window, or say classifier.text=answer.",
+            )
+        return _not_empty(piece, self.tokenizer)
 
     def _logits(self, pieces: Sequence[dict[str, list[int]]]) -> list[float]:
         """The label's logit of every piece. Only pieces of one length share a batch, so that none is padded."""
@@ -241,10 +252,3 @@ def _told(turns: Sequence[Message]) -> str:
 def _not_empty(piece: dict[str, list[int]], tokenizer: Any) -> dict[str, list[int]]:
     """An empty answer is scored like any other: where a tokenizer adds nothing of its own, it is its end token."""
     return piece if piece["input_ids"] else {"input_ids": [tokenizer.eos_token_id]}
-
-
-def _too_long(name: str, problem: str, window: int) -> UserError:
-    return UserError(
-        f"{name}: {problem}, and the model reads {window:,} at once",
-        remedy="Leave such prompts out, choose a scorer with a longer window, or one that reads the answer alone.",
-    )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from alignment.artifacts import Artifact
+from alignment.artifacts import NO_FOLDER, Artifact, named
 from alignment.errors import UserError
 from alignment.scoring.scorer import Scorer
 from alignment.settings import Settings, identity, text
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from alignment.miniature.world import World
     from alignment.sampling.decoding import Respondent
     from alignment.sampling.endpoint import EndpointSettings
+    from alignment.scoring.remote import Remote
     from alignment.training.engine import Engine
 
 
@@ -36,7 +38,7 @@ def open_respondent(
 
 
 class ClassifierReading(Settings):
-    """How a classifier from elsewhere is read, where it is a judge."""
+    """How a classifier from elsewhere is read, where it is a judge; one that is served, as its server was told."""
 
     label: str | None = text("the label whose probability counts; null takes the only one")
     text: Literal["answer", "dialogue"] = identity("what it is given: the answer alone, or with its prompt")
@@ -54,8 +56,8 @@ def open_scorer(
     engine: Engine,
     world: World | None,
     *,
-    label: str | None = None,
-    text: Literal["answer", "dialogue"] = "answer",
+    label: str | None,
+    text: Literal["answer", "dialogue"],
 ) -> Scorer:
     """The miniature's truth (``world`` says which), a reward model here or served elsewhere, or a classifier.
 
@@ -73,9 +75,7 @@ def open_scorer(
             )
         return Gold(world, artifact.step.removeprefix("gold:"))  # type: ignore[arg-type]
     if artifact.kind == "remote":
-        from alignment.scoring.remote import Remote
-
-        return Remote(artifact.step.removeprefix("remote:"))
+        return _open_remote(artifact)
     from alignment.gemma.heads import is_reward
 
     if artifact.kind == "reward" or is_reward(artifact.path):
@@ -85,3 +85,27 @@ def open_scorer(
     from alignment.scoring.classifier import Classifier
 
     return Classifier.load(artifact, engine, label, text)
+
+
+def refuse_seen(judge: Artifact, keys: Iterable[str]) -> None:
+    """Raise :class:`UserError` where a judge, here or served, was trained on any of the prompts with these keys."""
+    if judge.kind == "remote":
+        _open_remote(judge).refuse_seen(keys)
+    elif judge.kind not in NO_FOLDER:
+        from alignment.data import seen
+
+        seen.refuse_overlap(judge.path, keys)
+
+
+def _open_remote(artifact: Artifact) -> Remote:
+    """What is served, if it still is what it was when its reference was resolved."""
+    from alignment.scoring.remote import Remote
+
+    remote = Remote(artifact.step.removeprefix("remote:"))
+    if named("remote", "", remote.fingerprint).fingerprint != artifact.fingerprint:
+        raise UserError(
+            f"{artifact.step}: another model is served now than when this was planned",
+            cause=f"Now it is {remote.name} ({remote.fingerprint[:12]}).",
+            remedy="Start again, so that the result is recorded as that of the model that gives it.",
+        )
+    return remote

@@ -14,9 +14,9 @@ import math
 import os
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from alignment.chat.types import Message, Messages
 from alignment.errors import UserError
@@ -24,7 +24,7 @@ from alignment.scoring.scorer import Scores
 
 TOKEN = "ALIGNMENT_SERVE_TOKEN"
 LONGEST_WAIT = 30.0
-"""Seconds between two attempts at most, unless the server asks for more."""
+"""Seconds between two attempts at most, whatever the server asks for."""
 UNAVAILABLE = (502, 503, 504)
 """Statuses after which the same request may succeed."""
 TOLD: dict[str, type | tuple[type, ...]] = {
@@ -53,7 +53,7 @@ class Remote:
 
     def __init__(self, address: str, *, attempts: int = 8, back_off: float = 0.5, timeout: float = 600.0) -> None:
         """``address`` is ``host:port`` or an URL. Raises :class:`UserError` where no scorer is served there."""
-        self._url = urlsplit(address if "://" in address else f"http://{address}")
+        self._url = _url(address)
         self.address = f"{self._url.scheme}://{self._url.netloc}"
         self._attempts, self._back_off, self._timeout = attempts, back_off, timeout
         self.about = self._ask("GET", "/about")
@@ -72,16 +72,29 @@ class Remote:
         """
         found = Scores([], [], [])
         for body, count in self._requests(dialogues):
-            reply = self._ask("POST", "/score", body)
-            if reply.get("fingerprint") != self.fingerprint:
-                raise UserError(
-                    f"{self.address}: another model is served now than at first",
-                    cause=f"It was {self.name} ({self.fingerprint[:12]}).",
-                    remedy="Start again, so that all scores are of one model.",
-                )
+            reply = self._ask_it("/score", body)
             for values, name in zip(found, Scores._fields, strict=True):
                 values += self._numbers(reply.get(name), count)
         return found
+
+    def refuse_seen(self, keys: Iterable[str]) -> None:
+        """Raise :class:`UserError` where the served model was trained on any of the prompts with these keys."""
+        wanted = sorted(set(keys))
+        # A key takes 16 digits, two quotation marks and a comma.
+        at_once = max(1, (self.about["most_bytes"] - 64) // 19)
+        shared = 0
+        for start in range(0, len(wanted), at_once):
+            reply = self._ask_it("/seen", json.dumps({"keys": wanted[start : start + at_once]}, separators=(",", ":")))
+            if type(reply.get("seen")) is not int:
+                raise self._stranger("It does not say how many prompts it was trained on.")
+            shared += reply["seen"]
+        if shared:
+            raise UserError(
+                f"{self.address}: {self.name} has been trained on {shared:,} of the {len(wanted):,} prompts it is to "
+                "be measured on",
+                cause="A model is measured on prompts that it has not seen.",
+                remedy="Choose another split or dataset, or prompts whose recipe keeps them apart by prompt.",
+            )
 
     def _requests(self, dialogues: Sequence[Messages]) -> Iterator[tuple[bytes, int]]:
         """Bodies within the server's limits, and how many dialogues are in each; one that is too large is by itself."""
@@ -98,7 +111,18 @@ class Remote:
         if rows:
             yield b'{"dialogues": [%s]}' % b",".join(rows), len(rows)
 
-    def _ask(self, method: str, path: str, body: bytes | None = None) -> dict[str, Any]:
+    def _ask_it(self, path: str, body: bytes | str) -> dict[str, Any]:
+        """A reply of the model that was served at first, and of no other."""
+        reply = self._ask("POST", path, body)
+        if reply.get("fingerprint") != self.fingerprint:
+            raise UserError(
+                f"{self.address}: another model is served now than at first",
+                cause=f"It was {self.name} ({self.fingerprint[:12]}).",
+                remedy="Start again, so that all scores are of one model.",
+            )
+        return reply
+
+    def _ask(self, method: str, path: str, body: bytes | str | None = None) -> dict[str, Any]:
         """One reply, in as many attempts as are allowed."""
         for attempt in range(1, self._attempts + 1):
             try:
@@ -114,10 +138,10 @@ class Remote:
             remedy="`stage=serve target=<reward model>` serves one; it prints its address.",
         )
 
-    def _attempt(self, method: str, path: str, body: bytes | None) -> dict[str, Any]:
+    def _attempt(self, method: str, path: str, body: bytes | str | None) -> dict[str, Any]:
         kind = http.client.HTTPSConnection if self._url.scheme == "https" else http.client.HTTPConnection
-        token = os.environ.get(TOKEN, "").strip()
-        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
+        bearer = token_from_environment()
+        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {bearer}"} if bearer else {})
         connection = kind(self._url.hostname or "", self._url.port, timeout=self._timeout)
         try:
             connection.request(method, self._url.path.rstrip("/") + path, body, headers)
@@ -156,6 +180,39 @@ class Remote:
         )
 
 
+def token_from_environment() -> str | None:
+    """The token of the environment, for who serves and for who asks; None where there is none.
+
+    Raises :class:`UserError`, which does not show it, for what cannot stand in a request.
+    """
+    found = os.environ.get(TOKEN)
+    if found is not None and not (found and all("!" <= character <= "~" for character in found)):
+        raise UserError(
+            f"{TOKEN} is {'set to something that no token can be' if found else 'set, and empty'}",
+            cause="A service that was meant to be closed would be open.",
+            remedy=f"Give it visible ASCII characters, or `unset {TOKEN}`.",
+        )
+    return found
+
+
+def _url(address: str) -> SplitResult:
+    """An address in its parts. Raises :class:`UserError` where no server can stand."""
+    try:
+        url = urlsplit(address if "://" in address else f"http://{address}")
+        # As the resolver spells it; what it cannot spell raises a ValueError, like a port out of range.
+        host = (url.hostname or "").encode("idna")
+        sound = url.scheme in ("http", "https") and bool(host) and url.port != 0
+    except ValueError:
+        sound = False
+    if not sound:
+        raise UserError(
+            f"{address!r} is no address of a server",
+            cause="It has a host, and a port from 1 to 65535.",
+            remedy="Give the address that `stage=serve` prints.",
+        )
+    return url
+
+
 def trl_reward(address: str) -> Callable[..., list[float]]:
     """A function for ``reward_funcs`` of TRL's trainers: the reported scores of what is served at ``address``.
 
@@ -185,5 +242,5 @@ def _turns(said: Any, role: Any) -> Messages:
 
 
 def _seconds(told: str | None) -> float:
-    """``Retry-After`` in seconds; 0 where it is missing or a date."""
-    return float(told) if told is not None and told.isdigit() else 0.0
+    """``Retry-After`` in seconds, within bounds; 0 where it is missing or a date."""
+    return min(LONGEST_WAIT, float(told)) if told is not None and told.isdecimal() else 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from alignment.chat import spelled
@@ -10,6 +11,9 @@ from alignment.chat.render import check_turns
 from alignment.chat.tokenizers import Tokenizer
 from alignment.chat.types import Message, Messages
 from alignment.errors import UserError
+
+KEY = re.compile("[0-9a-f]{16}")
+"""A prompt key (``chat.types.prompt_key``)."""
 
 
 class RefusedError(Exception):
@@ -33,11 +37,17 @@ def object_of(body: bytes) -> dict[str, Any]:
 
 def dialogues_of(told: dict[str, Any]) -> list[Messages]:
     """``{"dialogues": [[{"role", "content"}, …], …]}``: each ends with the assistant, who may have said nothing."""
-    unknown = told.keys() - {"dialogues"}
-    if unknown:
-        raise RefusedError(400, f"there is no key {min(unknown)!r} in a request; dialogues is the only one")
-    rows = _list(told, "dialogues")
+    rows = _only_list(told, "dialogues")
     return [_dialogue(row, f"dialogues[{place}]") for place, row in enumerate(rows)]
+
+
+def keys_of(told: dict[str, Any]) -> list[str]:
+    """``{"keys": [prompt key, …]}``, each of 16 hexadecimal digits."""
+    keys = _only_list(told, "keys")
+    for place, key in enumerate(keys):
+        if not isinstance(key, str) or not KEY.fullmatch(key):
+            raise RefusedError(400, f"keys[{place}] is not a prompt key, 16 hexadecimal digits")
+    return keys
 
 
 def dialogues_of_texts(told: dict[str, Any], tokenizer: Tokenizer) -> list[Messages]:
@@ -84,6 +94,14 @@ def _checked(turns: Messages, where: str) -> Messages:
     except UserError as error:
         raise RefusedError(400, f"{where}, before its answer: {error.problem}") from None
     return turns
+
+
+def _only_list(told: dict[str, Any], key: str) -> list[Any]:
+    """The list of a request that says nothing else."""
+    unknown = told.keys() - {key}
+    if unknown:
+        raise RefusedError(400, f"there is no key {min(unknown)!r} in a request; {key} is the only one")
+    return _list(told, key)
 
 
 def _list(told: dict[str, Any], key: str) -> list[Any]:

@@ -56,13 +56,7 @@ class RewardScorer:
         Raises :class:`UserError` for a model without its head or with another one, and where its parts do not fit.
         """
         tokenizer, schema = vocabulary_of(artifact, shape=None, schema="auto")
-        model, scale = heads.load_reward(artifact.path, device=engine.device)
-        if scale is None and artifact.kind == "reward":
-            raise UserError(
-                f"{artifact.path / 'config.json'}: has lost what says how its scores are read",
-                cause=f"There is no block {heads.BLOCK!r} in it.",
-                remedy="Copy the model again, or train it again with stage=reward.",
-            )
+        model, scale = heads.load_reward(artifact.path, ours=artifact.kind == "reward", device=engine.device)
         return cls(name_of(artifact), model, tokenizer, scale or heads.Scale(0.0, False, schema), engine)
 
     def score(self, dialogues: Sequence[Messages]) -> Scores:

@@ -4,12 +4,14 @@
 ``POST /score``      ``{"dialogues": [[{"role", "content"}, …], …]}`` → ``{"raw", "reported", "probability"}``
 ``POST /get_reward`` OpenRLHF's remote reward model: ``{"query": [text], "prompts": [text]}`` → ``{"rewards",
                      "scores"}``, the reported scores and the probabilities
+``POST /seen``       ``{"keys": [prompt key, …]}`` → ``{"seen": n}``, how many of them it was trained on
 ``GET /about``       what is served
 ``GET /health``      whether it takes requests; needs no token
 =================== ========================================================================================
 
 What is refused is told in one sentence, ``{"error": …}``: 400 for what cannot be read, 422 for what cannot be scored,
-503 with ``Retry-After`` where the queue is full, a request has waited too long, or the service is about to stop.
+503 with ``Retry-After`` where the queue is full, a request has waited too long, or the service is about to stop. What
+is being scored already is finished, however long that takes.
 """
 
 from __future__ import annotations
@@ -24,13 +26,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 from aiohttp import web
 
 from alignment import console
 from alignment.chat.tokenizers import Tokenizer
 from alignment.chat.types import Messages
+from alignment.data import seen
 from alignment.errors import UserError
-from alignment.scoring.requests import RefusedError, dialogues_of, dialogues_of_texts, object_of
+from alignment.scoring.requests import RefusedError, dialogues_of, dialogues_of_texts, keys_of, object_of
 from alignment.scoring.scorer import Scorer, Scores
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -59,6 +63,7 @@ class _Job:
 
     def __init__(self, dialogues: Sequence[Messages]) -> None:
         self.dialogues = dialogues
+        self.taken = asyncio.Event()
         self.scores: asyncio.Future[Scores] = asyncio.get_running_loop().create_future()
 
 
@@ -81,8 +86,11 @@ class Queue:
         """Dialogues that nobody works on yet."""
         return sum(len(job.dialogues) for job in self._jobs)
 
-    async def score(self, dialogues: Sequence[Messages]) -> Scores:
-        """Wait for the scores. Whoever is cancelled meanwhile gives his place in the queue back."""
+    async def score(self, dialogues: Sequence[Messages], until: float | None = None) -> Scores:
+        """Wait for the scores. Whoever is cancelled meanwhile gives his place in the queue back.
+
+        Raises :class:`TimeoutError` where nobody works on them at ``until``, by the loop's clock.
+        """
         if self.closed:
             raise RefusedError(503, "the service is about to stop")
         if len(dialogues) > self.room:
@@ -95,6 +103,8 @@ class Queue:
         self._jobs.append(job)
         self._changed.set()
         try:
+            async with asyncio.timeout_at(until):
+                await job.taken.wait()
             return await job.scores
         finally:
             if job in self._jobs:
@@ -122,6 +132,8 @@ class Queue:
         while self._jobs and count + len(self._jobs[0].dialogues) <= self._batch:
             taken.append(self._jobs.popleft())
             count += len(taken[-1].dialogues)
+        for job in taken:
+            job.taken.set()
         return taken
 
     async def _score(self, jobs: Sequence[_Job]) -> None:
@@ -148,14 +160,22 @@ class Queue:
 class Service:
     """The endpoints. ``tokenizer`` reads spelled-out dialogues; without one, there is no ``/get_reward``.
 
-    ``timeout`` is in seconds. With a ``token`` every request but ``/health`` must bear it.
+    ``trained_on`` are the numbers of the prompts that the model has seen (``data.seen``). ``timeout``, in seconds, is
+    for the arrival of a request and its wait. With a ``token`` every request but ``/health`` must bear it.
     """
 
     def __init__(
-        self, queue: Queue, about: About, *, tokenizer: Tokenizer | None, timeout: float, token: str | None
+        self,
+        queue: Queue,
+        about: About,
+        *,
+        tokenizer: Tokenizer | None,
+        trained_on: np.ndarray,
+        timeout: float,
+        token: str | None,
     ) -> None:
         self.queue, self.about, self.tokenizer = queue, about, tokenizer
-        self._timeout, self._token = timeout, token
+        self._trained_on, self._timeout, self._token = trained_on, timeout, token
 
     def app(self) -> web.Application:
         """The application, to be served."""
@@ -163,18 +183,18 @@ class Service:
         app.router.add_get("/health", self._health)
         app.router.add_get("/about", self._about)
         app.router.add_post("/score", self._score)
+        app.router.add_post("/seen", self._seen)
         if self.tokenizer is not None:
             app.router.add_post("/get_reward", self._get_reward)
         return app
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Ask for the token, mind the time, and tell every failure in one sentence."""
+        """Ask for the token, and tell every failure in one sentence."""
         try:
             if request.path not in OPEN:
                 self._check_token(request)
-            async with asyncio.timeout(self._timeout):
-                return await handler(request)
+            return await handler(request)
         except RefusedError as error:
             return _refusal(error.status, error.sentence)
         except TimeoutError:
@@ -202,14 +222,33 @@ class Service:
         return _told(asdict(self.about))
 
     async def _score(self, request: web.Request) -> web.Response:
-        scores = await self.queue.score(dialogues_of(object_of(await request.read())))
+        until = self._until()
+        told = await _body(request, until)
+        scores = await self.queue.score(dialogues_of(told), until)
         return _told({**scores._asdict(), "fingerprint": self.about.fingerprint})
+
+    async def _seen(self, request: web.Request) -> web.Response:
+        wanted = seen.numbers(keys_of(await _body(request, self._until())))
+        known = np.intersect1d(wanted, self._trained_on, assume_unique=True)
+        return _told({"seen": len(known), "fingerprint": self.about.fingerprint})
 
     async def _get_reward(self, request: web.Request) -> web.Response:
         assert self.tokenizer is not None
-        scores = await self.queue.score(dialogues_of_texts(object_of(await request.read()), self.tokenizer))
+        until = self._until()
+        told = await _body(request, until)
+        scores = await self.queue.score(dialogues_of_texts(told, self.tokenizer), until)
         # What OpenRLHF filters by should lie in [0, 1].
         return _told({"rewards": scores.reported, "scores": scores.probability, "extra_logs": {}})
+
+    def _until(self) -> float:
+        """When a request that has just begun has waited long enough, by the loop's clock."""
+        return asyncio.get_running_loop().time() + self._timeout
+
+
+async def _body(request: web.Request, until: float) -> dict[str, Any]:
+    """What a request says, once all of it has come."""
+    async with asyncio.timeout_at(until):
+        return object_of(await request.read())
 
 
 def _told(values: dict[str, Any]) -> web.Response:

@@ -103,7 +103,7 @@ def _scores(settings: Settings, artifact: Artifact, label: str | None, datasets:
 
     knobs = common_world(settings.recipe, datasets)
     world = None if knobs is None else World(**knobs)
-    scorer = open_scorer(artifact, resolve(settings.engine), world, label=label)
+    scorer = open_scorer(artifact, resolve(settings.engine), world, label=label, text="answer")
 
     def probabilities(dialogues: Sequence[Messages]) -> Sequence[float]:
         return scorer.score(dialogues).probability

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from alignment import console, files
 from alignment.artifacts import Artifact, Outcome
 from alignment.errors import UserError
+from alignment.scoring.opening import ClassifierReading
 from alignment.settings import Settings as StrictSettings
 from alignment.settings import execution, identity, reference
 from alignment.training.engine import EngineSettings
@@ -36,6 +37,7 @@ class Settings(StrictSettings):
     rewards: list[str] | None = reference(
         "scorers whose reported score of every answer is measured beside gold, [a,b,…]; null measures none"
     )
+    classifier: ClassifierReading = identity("how classifiers among the rewards are read")
     reference: str | None = reference("the policy to which the KL is measured; null skips it")
     split: Literal["valid", "test"] = identity("the split of both datasets; no model may have seen its prompts")
     count: int = identity("prompts at most, the first of the split", ge=1)
@@ -56,7 +58,7 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
     engine = resolve(settings.engine)
     names = names_of([inputs[f"models.{place}"] for place in range(len(settings.models))])
     prompts = _prompts(settings, inputs)
-    scorers = _scorers(inputs, engine)
+    scorers = _scorers(inputs, engine, settings.classifier)
     against = policies.open_policy(inputs["reference"], engine) if "reference" in inputs else None
     rows: list[dict[str, Any]] = []
     results: dict[str, dict[str, Interval]] = {}
@@ -100,7 +102,7 @@ def _prompts(settings: Settings, inputs: dict[str, Artifact]) -> list[Prompt]:
     return prompts
 
 
-def _scorers(inputs: dict[str, Artifact], engine: Engine) -> dict[str, Scorer]:
+def _scorers(inputs: dict[str, Artifact], engine: Engine, reading: ClassifierReading) -> dict[str, Scorer]:
     """By the names of their measures: gold where the prompts are the miniature's own, and the rewards asked for."""
     from alignment.data import store
     from alignment.evals.names import names_of
@@ -112,7 +114,7 @@ def _scorers(inputs: dict[str, Artifact], engine: Engine) -> dict[str, Scorer]:
     scorers: dict[str, Scorer] = {gold.name: gold for gold in golds}
     rewards = [artifact for key, artifact in inputs.items() if key.startswith("rewards.")]
     for name, artifact in zip(names_of(rewards), rewards, strict=True):
-        scorers[f"reward_{name}"] = open_scorer(artifact, engine, world)
+        scorers[f"reward_{name}"] = open_scorer(artifact, engine, world, label=reading.label, text=reading.text)
     return scorers
 
 

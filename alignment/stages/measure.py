@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from alignment import console, files, parts
-from alignment.artifacts import NO_FOLDER, Artifact, Outcome
+from alignment.artifacts import Artifact, Outcome
 from alignment.errors import UserError
 from alignment.sampling.endpoint import EndpointSettings
-from alignment.scoring.opening import ClassifierReading, speaks
+from alignment.scoring.opening import ClassifierReading, refuse_seen, speaks
 from alignment.settings import Settings as StrictSettings
 from alignment.settings import execution, identity, reference, text
 from alignment.training.engine import EngineSettings
 
 if TYPE_CHECKING:
+    from alignment.chat.types import Comparison
     from alignment.evals.judging import Judge
     from alignment.evals.measurement import Dataset, Measured
     from alignment.evals.preferences import Pairs, Said
@@ -27,6 +28,7 @@ ALGORITHM_VERSION = 1
 RESULTS = "results.json"
 PAIRS = "pairs.parquet"
 PLOTS = "plots.html"
+LEFT_OUT = "left_out.jsonl"
 ENSEMBLE = "ensemble"
 POINTS = 1_000
 """Pairs of a dataset that are drawn one by one."""
@@ -45,6 +47,11 @@ class Settings(StrictSettings):
     comparisons: list[str] = reference("datasets of comparisons to measure them on, [a,b,…]", min_length=1)
     split: Literal["valid", "test"] = identity("the split of all of them; no judge may have seen its prompts")
     count: int = identity("pairs of each dataset at most, the first of the split", ge=1)
+    too_long: Literal["refuse", "leave_out"] = identity(
+        "what becomes of a pair that a reward model or policy cannot see whole; leave_out spares it all judges, and "
+        f"{LEFT_OUT} lists it; only training shortens prompts"
+    )
+    max_left_out: float = identity("greatest share of a dataset's pairs that may be left out", ge=0, le=1)
     ensembles: list[list[int]] | None = identity(
         "positions in `models`, from 0; the mean of their raw scores is one more judge"
     )
@@ -100,7 +107,7 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
 
     engine = resolve(settings.engine)
     models = _models(settings, inputs)
-    datasets = _datasets(settings, inputs, models)
+    datasets = _datasets(settings, inputs, models, out)
     judged = _judged(settings, models, datasets, engine, out)
     results = {
         "confidence": settings.confidence,
@@ -120,8 +127,9 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
 
 
 def _models(settings: Settings, inputs: Mapping[str, Artifact]) -> list[Artifact]:
-    """The judges' artifacts. Raises :class:`UserError` for one that does not score, in an ensemble."""
+    """The judges' artifacts. Raises :class:`UserError` for one named twice, or without scores in an ensemble."""
     models = [inputs[f"models.{place}"] for place in range(len(settings.models))]
+    _refuse_twice("models", settings.models, models)
     for place in {place for members in settings.ensembles or [] for place in members}:
         if speaks(models[place]):
             raise UserError(
@@ -130,32 +138,76 @@ def _models(settings: Settings, inputs: Mapping[str, Artifact]) -> list[Artifact
     return models
 
 
-def _datasets(settings: Settings, inputs: Mapping[str, Artifact], models: Sequence[Artifact]) -> list[Dataset]:
-    """The comparisons; refuses a judge that has seen one of their prompts."""
-    from itertools import islice
+def _refuse_twice(key: str, references: Sequence[str], artifacts: Sequence[Artifact]) -> None:
+    """Two that are one would pass for two seeds, or for two datasets."""
+    found: dict[str, str] = {}
+    for name, artifact in zip(references, artifacts, strict=True):
+        if artifact.fingerprint in found:
+            first = found[artifact.fingerprint]
+            raise UserError(f"{key}: {first} and {name} are the same", remedy="Name each of them once.")
+        found[artifact.fingerprint] = name
 
-    from alignment.chat.types import Comparison
-    from alignment.data import seen, store
-    from alignment.evals import preferences
+
+def _arms(settings: Settings, models: Sequence[Artifact]) -> list[str]:
+    """What the judges are called, without what tells the seeds of an arm apart; ensembles come last."""
+    from alignment.evals.names import names_of
+
+    return [*(settings.names or names_of(models)), *(ENSEMBLE for _ in settings.ensembles or [])]
+
+
+def _datasets(
+    settings: Settings, inputs: Mapping[str, Artifact], models: Sequence[Artifact], out: Path
+) -> list[Dataset]:
+    """The comparisons that all judges see whole; refuses a judge that has seen one of their prompts."""
+    from alignment.data import store
+    from alignment.evals import fitting, preferences
+    from alignment.evals.arms import labels_of
     from alignment.evals.measurement import Dataset
     from alignment.evals.names import names_of
 
     sources = [inputs[f"comparisons.{place}"].need("dataset") for place in range(len(settings.comparisons))]
-    found = []
+    _refuse_twice("comparisons", settings.comparisons, sources)
+    readers = fitting.readers(models, labels_of(_arms(settings, models)), settings.rubric, settings.aspect)
+    found: list[Dataset] = []
+    lines = ""
     for name, source in zip(names_of(sources), sources, strict=True):
-        rows = list(islice(store.stream(source.path, settings.split), settings.count))
-        comparisons = [row for row in rows if isinstance(row, Comparison)]
-        if len(comparisons) < len(rows):
-            raise UserError(
-                f"{source.path} holds no comparisons", remedy="Give a dataset of stage=label, or of kind: comparisons."
-            )
+        comparisons = _comparisons(source, settings)
         pairs = preferences.Pairs.of(comparisons)
         for model in models:
-            if model.kind not in NO_FOLDER:
-                seen.refuse_overlap(model.path, pairs.prompts)
+            refuse_seen(model, pairs.prompts)
+        left = fitting.unseen(name, comparisons, readers)
+        lines += "".join(one.line() for some in left.values() for one in some)
+        if lines and settings.too_long == "leave_out":
+            files.write_atomic(out / LEFT_OUT, lines)
+        fitting.check(left, len(comparisons), settings.too_long, settings.max_left_out)
+        if left:
+            console.say(f"  {name}: {len(left):,} pairs left out, which a judge cannot see whole", style="yellow")
+            comparisons = [row for place, row in enumerate(comparisons) if place not in left]
+            pairs = preferences.Pairs.of(comparisons)
         resamples = preferences.bootstrap(pairs, settings.confidence, settings.seed)
-        found.append(Dataset(name, comparisons, pairs, resamples, store.world_of(source.path)))
+        found.append(Dataset(name, comparisons, pairs, resamples, store.world_of(source.path), len(left)))
     return found
+
+
+def _comparisons(source: Artifact, settings: Settings) -> list[Comparison]:
+    """The first pairs of the split."""
+    from itertools import islice
+
+    from alignment.chat.types import Comparison
+    from alignment.data import store
+
+    rows = list(islice(store.stream(source.path, settings.split), settings.count))
+    comparisons = [row for row in rows if isinstance(row, Comparison)]
+    if len(comparisons) < len(rows):
+        raise UserError(
+            f"{source.path} holds no comparisons", remedy="Give a dataset of stage=label, or of kind: comparisons."
+        )
+    if not comparisons:
+        raise UserError(
+            f"{source.path}: its split {settings.split!r} has no rows",
+            remedy="Choose another split, or give this one a share in the recipe's `splits`.",
+        )
+    return comparisons
 
 
 # ── judging ──────────────────────────────────────────────────────────────────────────────────────
@@ -167,10 +219,9 @@ def _judged(
     """What every model says of every dataset, and then what the ensembles do."""
     from alignment.evals.arms import labels_of
     from alignment.evals.measurement import Measured
-    from alignment.evals.names import names_of
 
     ensembles = settings.ensembles or []
-    arms = [*(settings.names or names_of(models)), *(ENSEMBLE for _ in ensembles)]
+    arms = _arms(settings, models)
     labels = labels_of(arms)
     judged = [
         Measured(

@@ -174,6 +174,8 @@ def _planned(models: Sequence[Artifact], init: Artifact | None, settings: Settin
     core.check_tensors(models[0].path, kinds[config.model_type], config)
     if kinds is heads.REWARD_MODELS and config.num_labels != 1:
         raise UserError(f"{models[0].path} has {config.num_labels} labels", cause="A reward model gives one score.")
+    for model in models if kinds is heads.REWARD_MODELS else ():
+        heads.check_head(model.path, ours=model.kind == "reward")
     if init is not None:
         plan.check_ancestor(layout.read(init.need("policy", "reward").path), merge.models[0])
     return merge

@@ -97,7 +97,7 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
         raise UserError(f"splits={settings.splits}: names a split twice")
     engine = resolve(settings.engine)
     respondent = open_respondent(inputs["policy"], engine, settings.endpoint, out / FOLDER / "journal.jsonl")
-    scorer = open_scorer(inputs["scorer"], engine, store.world_of(dataset.path))
+    scorer = open_scorer(inputs["scorer"], engine, store.world_of(dataset.path), label=None, text="answer")
     answers = settings.decoding.samples * (1 + len(_kinds(settings)))
     seen = Seen(settings)
     with (

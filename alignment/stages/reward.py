@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 ALGORITHM_VERSION = 1
 HELD_OUT_PAIRS = 1_000
-CENTRED_ON = 512
 LEFT_OUT = "left_out.jsonl"
 TABLES: dict[str, dict[str, float]] = {
     "none": {"significantly": 0.0, "better": 0.0, "slightly": 0.0, "negligibly": 0.0},
@@ -86,11 +85,12 @@ class Settings(StrictSettings):
     @field_validator("margins", mode="before")
     @classmethod
     def _named(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            if value not in TABLES:
-                raise UserError("there is no such table", remedy=nearest(value, [*TABLES]))
-            return TABLES[value]
-        return value
+        if isinstance(value, Mapping | Margins):
+            return value
+        if value not in TABLES:
+            own = "A table of your own: 'margins={significantly: 2, better: 1, slightly: 0.5, negligibly: 0}'."
+            raise UserError("there is no such table", remedy=f"{nearest(str(value), [*TABLES])} {own}")
+        return TABLES[value]
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], where: str = "settings") -> Settings:
@@ -115,12 +115,15 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
 
     from alignment.chat.types import prompt_key
     from alignment.data import seen
+    from alignment.scoring import centring
     from alignment.training import rewards
     from alignment.training.engine import resolve
 
     engine = resolve(settings.engine)
     reward = _begin(settings, inputs, engine)
     dataset = inputs["data"].need("dataset")
+    if "centre" in inputs:
+        centring.need_conversations(inputs["centre"].need("dataset").path)
     learned, held = (_pairs(dataset, split, reward, settings, out) for split in ("train", "valid"))
     _check_labels(settings, learned, dataset)
     torch.manual_seed(settings.seed)
@@ -277,23 +280,20 @@ def _save(reward: Reward, settings: Settings, inputs: dict[str, Artifact], engin
 
 
 def _measured(reward: Reward, pairs: Pairs, engine: Engine, confidence: float = 0.95) -> dict[str, float]:
-    """Accuracy on held-out pairs, in all and by grade; printed with intervals."""
-    import numpy as np
-
+    """Accuracy on held-out pairs, in all and by grade; printed with intervals over prompts."""
     from alignment.data.grades import GRADES
-    from alignment.evals import intervals
+    from alignment.evals import preferences
     from alignment.training.held_out_pairs import side_scores
 
     if not pairs:
         return {}
     scores = side_scores(reward.model, [row for _, row in pairs], pad_id=reward.tokenizer.pad_id, device=engine.device)
-    grades = np.array([one.grade or "" for one, _ in pairs])
-    members = {"accuracy": grades == grades} | {f"accuracy_{grade}": grades == grade for grade in GRADES}
-    found = {name: intervals.mean(scores.right[some], confidence, 0) for name, some in members.items() if some.any()}
+    columns = preferences.Pairs.of([one for one, _ in pairs])
+    table = preferences.accuracy(columns, scores.right, preferences.bootstrap(columns, confidence, 0))
+    found = table["all"] | {grade: table["grade"][grade] for grade in GRADES if grade in table["grade"]}
     rows = [
-        (name.removeprefix("accuracy").strip("_") or "all", int(members[name].sum()), f"{value.estimate:.3f}",
-         f"{value.low:.3f} … {value.high:.3f}")
-        for name, value in found.items()
-    ]  # fmt: skip
+        (name, one["count"], f"{one['estimate']:.3f}", f"{one['low']:.3f} … {one['high']:.3f}")
+        for name, one in found.items()
+    ]
     console.table("accuracy on held-out pairs", ("grade", "pairs", "right", "interval"), rows, right=("pairs", "right"))
-    return {name: value.estimate for name, value in found.items()}
+    return {"accuracy" if name == "all" else f"accuracy_{name}": one["estimate"] for name, one in found.items()}

@@ -88,8 +88,8 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
     if settings.adapter.kind != "none":
         policy = policies.merge_adapter(policy, inputs["model.weights"], out)
     policies.save_policy(policy, out)
-    keys = (row_key(conversation) for conversation, _ in [*learned, *held])
-    seen.write(out, keys, [artifact.path for artifact in inputs.values()])
+    # What was only measured on is not seen: whoever tunes on the validation split may measure on it too.
+    seen.write(out, (row_key(one) for one, _ in learned), [artifact.path for artifact in inputs.values()])
     return outcome
 
 

@@ -65,7 +65,8 @@ def begin(
                 f"adapter.kind=qlora: {trunk.path} is a reward model, whose head would be quantised with it",
                 remedy="Start from a policy, or say adapter.kind=lora.",
             )
-        model, scale = heads.load_reward(trunk.path, device=engine.device, attention=attention)
+        ours = trunk.kind == "reward"
+        model, scale = heads.load_reward(trunk.path, ours=ours, device=engine.device, attention=attention)
         return Reward(model, tokenizer, schema if scale is None else scale.schema)
     policy = core.load(trunk.path, device=engine.device, attention=attention, four_bit=four_bit)
     fresh = heads.with_head(policy, head_seed)
@@ -128,7 +129,7 @@ def save(reward: Reward, out: Path, scale: Scale) -> None:
 
 
 def _take_head(model: heads.RewardModel, source: Artifact) -> None:
-    taken, _ = heads.load_reward(source.need("reward").path)
+    taken, _ = heads.load_reward(source.need("reward").path, ours=source.kind == "reward")
     if taken.score.weight.shape != model.score.weight.shape:
         raise UserError(
             f"head={source.step or source.path}: its head is for a width of {taken.score.weight.shape[1]}, "

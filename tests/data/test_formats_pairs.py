@@ -9,6 +9,7 @@ import pytest
 from alignment.chat.types import Comparison, Message
 from alignment.data import checks
 from alignment.data.formats import FORMATS, Shape
+from alignment.data.formats import pairs as pair_formats
 from alignment.data.formats.grades import by_gap, drawn_side
 from alignment.data.grades import Bounds
 from alignment.data.rows import Candidate, Raw
@@ -398,3 +399,22 @@ def test_a_later_question_is_compared_under_its_history() -> None:
     assert [one.dropped for one in pairs("oasst_pairs", refused, pairs="all")] == ["message refused by the reviewers"]
     with pytest.raises(DataError, match="has the rank 'best'"):
         pairs("oasst_pairs", {"prompt": ask("q", node("a", rank="best"))}, pairs="all")
+
+
+@pytest.mark.parametrize(("said", "safe"), [(True, True), (False, False), (1, True), (0, False), (None, None)])
+def test_safety_labels_come_with_chosen_and_rejected(said: object, safe: bool | None) -> None:
+    columns = {"prompt": "q", "chosen": "good", "rejected": "bad", "grade": "g"}
+    columns |= {"chosen_safe": "s", "rejected_safe": "t"}
+    row = {"q": "Hi?", "good": "Hello.", "bad": "Go away.", "g": "better", "s": said, "t": False}
+    shape = Shape("comparisons", columns, pair_formats.PromptOptions.parse({}), "mine")
+    (candidate,) = pair_formats.read_chosen_rejected(Raw("f", 1, row, "f"), shape).candidates
+    assert candidate.row is not None
+    assert (candidate.row.grade, candidate.row.chosen_safe, candidate.row.rejected_safe) == ("better", safe, False)
+
+
+def test_an_unknown_safety_label_goes_into_the_ledger() -> None:
+    columns = {"prompt": "q", "chosen": "good", "rejected": "bad", "chosen_safe": "s"}
+    shape = Shape("comparisons", columns, pair_formats.PromptOptions.parse({}), "mine")
+    row = {"q": "Hi?", "good": "Hello.", "bad": "Go away.", "s": "perhaps"}
+    (candidate,) = pair_formats.read_chosen_rejected(Raw("f", 1, row, "f"), shape).candidates
+    assert candidate.dropped == "unknown safety label 'perhaps'"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from alignment.evals import intervals
-from alignment.evals.intervals import Bootstrap
+from alignment.evals.intervals import Bootstrap, Interval
 
 
 def by_hand(groups: list[str], seed: int) -> list[list[int]]:
@@ -50,6 +50,12 @@ def test_a_mean_has_the_width_that_its_spread_gives() -> None:
     assert found is not None
     # ± 1.96 standard errors.
     assert (found.high - found.low) / 2 == pytest.approx(1.96 * values.std() / math.sqrt(2_000), rel=0.06)
+
+
+def test_mirrored_bounds_are_the_basic_bootstraps() -> None:
+    assert Interval(0.5, 0.4, 0.75).mirrored(0, 1) == pytest.approx((0.5, 0.25, 0.6))
+    assert Interval(0.05, 0.06, 0.13).mirrored(0, 1) == pytest.approx((0.05, 0, 0.04))
+    assert Interval(0.9, 0.7, 0.95).mirrored(0, 1) == pytest.approx((0.9, 0.85, 1))
 
 
 def test_what_is_undefined_is_none_and_resamples_without_it_are_left_out() -> None:

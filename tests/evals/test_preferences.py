@@ -151,6 +151,41 @@ def test_calibration_of_extremes() -> None:
     assert third["error"]["estimate"] == pytest.approx(0.25)
 
 
+def calibrated(count: int, rng: np.random.Generator, claimed: float = 1.0) -> np.ndarray:
+    """Scores of a judge that is right with the chance σ(gap), and claims ``claimed`` times that gap."""
+    gap_P = rng.normal(size=count) * 1.5
+    right_P = rng.random(count) < preferences.sigmoid(np.abs(gap_P))
+    return np.stack([np.where(right_P, 1, -1) * np.abs(gap_P) * claimed, np.zeros(count)], axis=1)
+
+
+def test_chance_alone_is_not_taken_for_an_error() -> None:
+    """200 pairs of a calibrated judge: the estimate is what chance makes, and most intervals reach down to (nearly) 0.
+
+    Not all: bounds of a value at the edge of what it can be are rough. The percentile's never do.
+    """
+    rng = np.random.default_rng(5)
+    resamples = preferences.Bootstrap(range(200), 0.95, 0)
+    found = [preferences.calibration(calibrated(200, rng), resamples) for _ in range(20)]
+    errors = [one["error"] for one in found]
+    assert statistics.fmean(one["by_chance"] for one in found) == pytest.approx(
+        statistics.fmean(one["estimate"] for one in errors), rel=0.15
+    )
+    assert sum(one["low"] < 0.01 for one in errors) >= 14
+    assert all(0 <= one["low"] <= one["high"] <= 1 for one in errors)
+
+
+def test_a_true_error_is_told_from_chance() -> None:
+    raw_PA = calibrated(2_000, np.random.default_rng(6), claimed=4)
+    found = preferences.calibration(raw_PA, preferences.Bootstrap(range(2_000), 0.95, 0))
+    assert found["by_chance"] < 0.02 < 0.1 < found["error"]["low"] < found["error"]["high"]
+
+
+def test_ties_are_never_off_by_chance() -> None:
+    resamples = preferences.Bootstrap(range(50), 0.95, 0)
+    found = preferences.calibration(np.ones((50, 2)), resamples)
+    assert (found["by_chance"], found["error"]["estimate"]) == (0, 0)
+
+
 # ── thresholds ───────────────────────────────────────────────────────────────────────────────────
 
 

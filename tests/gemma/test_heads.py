@@ -293,3 +293,21 @@ def test_an_adapter_is_not_saved_as_a_model(tmp_path: Path) -> None:
     with torch.no_grad():
         adapted.get_base_model().score.modules_to_save["default"].weight.fill_(2.0)
     assert heads.head_of(adapted).unique().tolist() == [2.0], "the copy that is trained, not the one beneath it"
+
+
+@pytest.mark.parametrize(
+    "block", [{"centre": "x"}, {"centre": math.nan}, {"absolute": "false"}, {"schema": None}], ids=str
+)
+def test_a_scale_that_cannot_be_read_is_refused(block: dict[str, object], saved: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(saved, tmp_path / "copy"))
+    config_of(reward={"centre": 0.0, "absolute": False, "schema": "gemma2", **block})(folder)
+    with pytest.raises(UserError, match="cannot be read"):
+        heads.read_scale(folder)
+
+
+def test_a_model_of_ours_that_lost_its_record_is_refused(saved: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(saved, tmp_path / "copy"))
+    config_of(reward={"somebody": "else's"})(folder)
+    assert heads.load_reward(folder)[1] is None, "a foreign model may have a block of its own"
+    with pytest.raises(UserError, match="has lost what says how its scores are read"):
+        heads.load_reward(folder, ours=True)

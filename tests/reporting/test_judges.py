@@ -83,6 +83,18 @@ def test_a_rule_is_recall_precision_and_safe_recall(capsys: pytest.CaptureFixtur
     assert "words" not in out, "what gives no scores has none to tell of"
 
 
+def test_the_calibration_error_stands_beside_that_of_chance(capsys: pytest.CaptureFixture[str]) -> None:
+    judges.scores(RESULTS)
+    of = RESULTS["measures"]["rm#1"]["help"]["calibration"]
+    line = next(line for line in printed(capsys).splitlines() if line.startswith("rm#1") and " help " in line)
+    assert f" {of['error']['estimate']:.3f} ({of['by_chance']:.3f}) " in line
+    by_dataset = {name: one["help"]["calibration"] for name, one in RESULTS["measures"].items()}
+    least = min((one for one in by_dataset.values() if one), key=lambda one: one["error"]["estimate"])
+    title = judge_plots.calibration(RESULTS, "help").layout.title.text
+    assert f"{100 * least['error']['estimate']:.1f} points off" in title
+    assert f"{100 * least['by_chance']:.1f} by chance" in title
+
+
 def test_metrics_are_flat() -> None:
     found = measurement.metrics(RESULTS)
     of = RESULTS["measures"]["rm#2"]["safe"]

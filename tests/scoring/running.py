@@ -13,6 +13,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
+import numpy as np
+
 from alignment.chat.types import Messages
 from alignment.errors import UserError
 from alignment.scoring import service
@@ -51,9 +53,10 @@ class Running:
 
     def __init__(self, scorer: Any, *, room: int = 64, batch: int = 8, **more: Any) -> None:
         self.scorer, self.room, self.batch = scorer, room, batch
-        self.more = {"tokenizer": None, "timeout": 20.0, "token": None} | more
+        self.more = {"tokenizer": None, "timeout": 20.0, "token": None, "trained_on": np.zeros(0, np.uint64)} | more
         self.most_bytes = self.more.pop("most_bytes", 2**16)
         self.most_dialogues = self.more.pop("most_dialogues", batch)
+        self.fingerprint = self.more.pop("fingerprint", FINGERPRINT)
         self.address = ""
         self.failed: BaseException | None = None
         self._ready = threading.Event()
@@ -72,7 +75,7 @@ class Running:
         self.queue = service.Queue(self.scorer, self.room, self.batch)
         about = service.About(
             self.scorer.name,
-            FINGERPRINT,
+            self.fingerprint,
             "reward",
             self.scorer.absolute,
             1.0,
@@ -139,8 +142,8 @@ def held(running: Running, pool: ThreadPoolExecutor, *said: str) -> Future[Any]:
 class Stub:
     """A server that gives these replies, one after the other; None closes the connection without one."""
 
-    def __init__(self, *replies: tuple[int, Any] | None) -> None:
-        self.replies, self.asked = list(replies), 0
+    def __init__(self, *replies: tuple[int, Any] | None, retry_after: str = "0") -> None:
+        self.replies, self.retry_after, self.asked = list(replies), retry_after, 0
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._socket.getsockname()[1]}"
         threading.Thread(target=self._run, daemon=True).start()
@@ -153,6 +156,10 @@ class Stub:
                 self.asked += 1
                 if reply is not None:
                     content = json.dumps(reply[1]).encode()
-                    head = f"HTTP/1.1 {reply[0]} No\r\nContent-Length: {len(content)}\r\nRetry-After: 0\r\n\r\n"
-                    connection.sendall(head.encode() + content)
+                    lines = (
+                        f"HTTP/1.1 {reply[0]} No",
+                        f"Content-Length: {len(content)}",
+                        f"Retry-After: {self.retry_after}",
+                    )
+                    connection.sendall("\r\n".join([*lines, "", ""]).encode("latin-1") + content)
         self._socket.close()

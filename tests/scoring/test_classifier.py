@@ -6,13 +6,15 @@ import json
 import math
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_classifier
 import torch
+from tiny_classifier import SHAPE, WINDOW, saved
 from transformers import (
-    BertConfig,
     BertForSequenceClassification,
     BertModel,
     BertTokenizerFast,
@@ -23,11 +25,9 @@ from transformers import (
 from alignment.artifacts import foreign
 from alignment.chat.types import Messages, messages
 from alignment.errors import UserError
-from alignment.scoring.classifier import Classifier, is_classifier
+from alignment.scoring.classifier import Classifier, Part, is_classifier
 from alignment.training.engine import Engine, EngineSettings
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c", "d", "bad", "good"]
-WINDOW = 16
 ENGINE = Engine(
     "cpu",
     False,
@@ -43,14 +43,6 @@ ENGINE = Engine(
         loss_chunk=64,
     ),
 )
-SHAPE = {
-    "vocab_size": len(WORDS),
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-    "hidden_dropout_prob": 0.5,  # eval mode, or scores would differ from call to call
-}
 Build = Callable[..., Path]
 
 
@@ -58,30 +50,11 @@ Build = Callable[..., Path]
 def build(tmp_path: Path) -> Build:
     """A tiny BERT with these labels: ``build("safe", "toxic")``."""
 
-    def built(*labels: str, problem: str | None = None, kind: Any = BertForSequenceClassification) -> Path:
-        torch.manual_seed(0)
-        config = BertConfig(
-            **SHAPE,
-            max_position_embeddings=WINDOW,
-            initializer_range=0.5,
-            num_labels=len(labels),
-            id2label=dict(enumerate(labels)),
-            label2id={label: place for place, label in enumerate(labels)},
-            problem_type=problem,
-        )
-        return saved(kind(config), tmp_path / "tiny")
-
-    return built
+    return partial(tiny_classifier.build, tmp_path / "tiny")
 
 
-def saved(model: Any, folder: Path) -> Path:
-    model.save_pretrained(folder)
-    BertTokenizerFast(vocab={word: place for place, word in enumerate(WORDS)}).save_pretrained(folder)
-    return folder
-
-
-def load(folder: Path, *more: Any) -> Classifier:
-    return Classifier.load(foreign(folder, f"dir:{folder}"), ENGINE, *more)
+def load(folder: Path, label: str | None = None, text: Part = "answer") -> Classifier:
+    return Classifier.load(foreign(folder, f"dir:{folder}"), ENGINE, label, text)
 
 
 def said(answer: str, question: str = "a b") -> Messages:
@@ -171,21 +144,17 @@ def test_an_answer_that_just_fits_is_one_piece(build: Build) -> None:
     assert load(folder).score([said(text)]).raw == pytest.approx(logits_of(folder, text), abs=1e-5)
 
 
-def test_in_a_dialogue_every_piece_of_the_answer_has_the_whole_prompt(build: Build) -> None:
+def test_a_dialogue_that_is_longer_than_the_window_is_refused(build: Build) -> None:
     folder = build("reward")
-    words = ["a", "b", "c", "d", "bad", "good"] * 3
-    # [CLS] c d [SEP] … [SEP] leaves 11 words for the answer, and each piece repeats 2 of them.
-    pieces = [" ".join(words[start : start + 11]) for start in range(0, len(words) - 2, 9)]
-    expected = max(logits_of(folder, "c d", piece)[0] for piece in pieces)
-    assert load(folder, None, "dialogue").score([said(" ".join(words), "c d")]).raw == pytest.approx(
-        [expected], abs=1e-5
-    )
-
-
-def test_a_prompt_that_fills_the_window_is_refused(build: Build) -> None:
-    scorer = load(build("reward"), None, "dialogue")
-    with pytest.raises(UserError, match="leave 3 tokens for it, and the model reads 16 at once"):
-        scorer.score([said("a b c d", "a b c d a b c d a b")])
+    scorer = load(folder, None, "dialogue")
+    # [CLS] a b [SEP] … [SEP] leaves 11 words for the answer.
+    text = " ".join((["a", "c", "bad", "good"] * 3)[:11])
+    assert scorer.score([said(text)]).raw == pytest.approx(logits_of(folder, "a b", text), abs=1e-5)
+    told = r"tiny: dialogue 1 has 17 tokens, and the model reads 16 at once\n(.*\n)*.*classifier.text=answer"
+    with pytest.raises(UserError, match=told):
+        scorer.score([said("a"), said(f"{text} d")])
+    with pytest.raises(UserError, match="dialogue 0 has 17 tokens"):
+        scorer.score([said("a", "a b c d a b c d a b c d a")])
 
 
 def test_robertas_positions_begin_after_the_padding_id(tmp_path: Path) -> None:
@@ -205,7 +174,7 @@ def test_a_chat_template_of_its_own_renders_the_dialogue(build: Build) -> None:
     with torch.no_grad():
         expected = BertForSequenceClassification.from_pretrained(folder).eval()(ids["input_ids"]).logits[0].tolist()
     assert scorer.score([said("good", "c d")]).raw == pytest.approx(expected, abs=1e-5)
-    with pytest.raises(UserError, match="a dialogue has 18 tokens"):
+    with pytest.raises(UserError, match="dialogue 0 has 18 tokens"):
         scorer.score([said("a " * 16, "")])
 
 

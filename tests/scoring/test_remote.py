@@ -8,15 +8,20 @@ from typing import Any
 import pytest
 import tiny_reward
 from running import FINGERPRINT, Numbers, Running, Stub
+from stages import drawing
 
-from alignment import pipeline
-from alignment.chat.types import messages
+from alignment import artifacts, pipeline
+from alignment.chat.types import Comparison, messages, prompt_key
+from alignment.data.seen import numbers, write
 from alignment.errors import UserError
-from alignment.scoring.opening import open_scorer
+from alignment.scoring.opening import open_scorer, refuse_seen
 from alignment.scoring.remote import Remote, trl_reward
 from alignment.scoring.reward_model import RewardScorer
 from alignment.scoring.scorer import Scores
+from alignment.stages import measure
 from alignment.store import Store
+
+READING = {"label": None, "text": "dialogue"}
 
 
 def test_a_remote_scorer_is_the_local_one_in_many_requests(reward_scorer: RewardScorer) -> None:
@@ -64,6 +69,16 @@ def test_waits_grow_and_come_to_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"no answer in 4 attempts\n.*status 503: the queue is full\n.*stage=serve"):
         remote.score(ONE)
     assert waits == [0.5, 1.0, 2.0]
+
+
+@pytest.mark.parametrize(("asked", "wait"), [("7", 7.0), ("86400", 30.0), ("9" * 400, 30.0), ("²", 0.5), ("soon", 0.5)])
+def test_no_server_has_anybody_wait_for_ever(asked: str, wait: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr("alignment.scoring.remote.time.sleep", waits.append)
+    monkeypatch.setattr("alignment.scoring.remote.random.uniform", lambda low, high: high)
+    stub = Stub((503, {"error": "full"}), (200, ABOUT), retry_after=asked)
+    Remote(stub.address)
+    assert waits == [wait]
 
 
 @pytest.mark.parametrize(
@@ -128,6 +143,74 @@ def test_a_reference_to_it_is_what_it_serves(tmp_path: Path) -> None:
     maker = pipeline.Maker(Store(tmp_path), lambda *_: {}, {})
     with Running(Numbers()) as one, Running(Numbers()) as other:
         found = [maker.resolve(f"remote:{running.address}", {}) for running in (one, other)]
-        assert {artifact.fingerprint for artifact in found} == {FINGERPRINT}, "wherever it is served"
-        scorer = open_scorer(found[0], tiny_reward.ENGINE, None)  # type: ignore[arg-type]
+        wanted = artifacts.named("remote", "", FINGERPRINT).fingerprint
+        assert {artifact.fingerprint for artifact in found} == {wanted}, "wherever it is served"
+        scorer = open_scorer(found[0], tiny_reward.ENGINE, None, **READING)  # type: ignore[arg-type]
         assert scorer.score([messages(("user", "?"), ("assistant", "3"))]).raw == [3.0]
+
+
+def test_what_was_exchanged_since_it_was_planned_is_not_opened() -> None:
+    with Running(Numbers(), fingerprint="e" * 64) as running:
+        planned = artifacts.named("remote", running.address, FINGERPRINT)
+        for opening in (
+            lambda: open_scorer(planned, tiny_reward.ENGINE, None, **READING),
+            lambda: refuse_seen(planned, []),
+        ):
+            with pytest.raises(UserError, match=r"served now than when this was planned\n.*eeeeeeeeeeee"):
+                opening()
+
+
+# ── which prompts it has seen ────────────────────────────────────────────────────────────────────
+
+KEYS = [f"{number:016x}" for number in range(200)]
+
+
+def test_a_judge_that_is_served_is_refused_for_prompts_that_it_has_seen() -> None:
+    with Running(Numbers(), trained_on=numbers(KEYS[::3]), most_bytes=1000) as running:
+        judge = artifacts.named("remote", running.address, FINGERPRINT)
+        refuse_seen(judge, [*KEYS[1::3], *KEYS[2::3]])
+        refuse_seen(judge, [])
+        with pytest.raises(UserError, match="numbers has been trained on 67 of the 200 prompts"):
+            refuse_seen(judge, KEYS + KEYS)
+
+
+def test_a_server_that_does_not_say_what_it_has_seen_is_not_taken_for_one_that_has_seen_nothing() -> None:
+    for reply, told in (
+        ((200, {"fingerprint": "1"}), "does not say how many prompts"),
+        ((200, {"fingerprint": "2", "seen": 0}), "another model is served now"),
+        ((404, {"error": "Not Found"}), "refuses the request"),
+    ):
+        stub = Stub((200, ABOUT), reply)
+        with pytest.raises(UserError, match=told):
+            Remote(stub.address, attempts=1).refuse_seen(KEYS)
+
+
+def test_a_judge_here_is_refused_too_and_the_truth_never(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, KEYS[:2], [])
+    refuse_seen(artifacts.named("gold", "safety"), KEYS)
+    refuse_seen(tiny_reward.ours(tmp_path), KEYS[2:])
+    with pytest.raises(UserError, match="has been trained on 2 of the 200 prompts"):
+        refuse_seen(tiny_reward.ours(tmp_path), KEYS)
+
+
+def test_the_stage_asks_a_served_judge_what_it_has_seen(tmp_path: Path) -> None:
+    comparison = Comparison(messages(("user", "?")), "2", "1", None, "test", "one")
+    data = drawing.dataset(tmp_path / "data", "comparisons", {"test": [comparison]})
+    values = drawing.values("measure", models=["remote:a:1"], comparisons=["run:x"])
+    with Running(Numbers(), trained_on=numbers([prompt_key(comparison.prompt)])) as running:
+        judge = artifacts.named("remote", running.address, FINGERPRINT)
+        with pytest.raises(UserError, match="numbers has been trained on 1 of the 1 prompts"):
+            measure.run(measure.Settings.parse(values), {"models.0": judge, "comparisons.0": data}, tmp_path)
+    assert running.scorer.calls == []
+
+
+# ── addresses ────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:99999", "..:80", "a..b:80", f"{'a' * 64}:80", ":80", "a:0", "[::1:80", "ftp://a:80", "a:b"]
+)
+def test_what_is_no_address_is_told_without_a_traceback(address: str) -> None:
+    with pytest.raises(UserError, match="is no address of a server"):
+        Remote(address, attempts=1)

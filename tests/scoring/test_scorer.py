@@ -18,6 +18,8 @@ from alignment.scoring.opening import open_scorer
 from alignment.scoring.reward_model import RewardScorer
 from alignment.scoring.scorer import Scores, name_of, sigmoid, threshold
 
+READING = {"label": None, "text": "dialogue"}
+
 
 class Bare:
     """A scorer that never scores."""
@@ -59,7 +61,7 @@ def test_names_come_from_the_reference(step: str, name: str) -> None:
 
 def test_gold_is_absolute_and_its_own_probability() -> None:
     world = World(seed=0, residents=40)
-    gold = open_scorer(artifacts.named("gold", "safety"), tiny_reward.ENGINE, world)
+    gold = open_scorer(artifacts.named("gold", "safety"), tiny_reward.ENGINE, world, **READING)
     assert isinstance(gold, Gold)
     scores = gold.score([messages(("user", "What is 2 + 3?"), ("assistant", "5."))])
     assert gold.absolute
@@ -69,10 +71,10 @@ def test_gold_is_absolute_and_its_own_probability() -> None:
 
 def test_a_reward_model_is_opened_as_one_whoever_wrote_it(reward_folder: Path) -> None:
     for artifact in (tiny_reward.ours(reward_folder), tiny_reward.theirs(reward_folder)):
-        assert isinstance(open_scorer(artifact, tiny_reward.ENGINE, None), RewardScorer)
+        assert isinstance(open_scorer(artifact, tiny_reward.ENGINE, None, **READING), RewardScorer)
 
 
 def test_what_scores_nothing_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"architectures": ["Gemma2ForCausalLM"], "model_type": "gemma2"}')
     with pytest.raises(UserError, match="is no classifier"):
-        open_scorer(tiny_reward.theirs(tmp_path), tiny_reward.ENGINE, None)
+        open_scorer(tiny_reward.theirs(tmp_path), tiny_reward.ENGINE, None, **READING)

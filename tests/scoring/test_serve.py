@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,18 +13,28 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import tiny_classifier
 import tiny_reward
+import yaml
 from running import FINGERPRINT, Numbers, Running, held, row, until
 from tests_support import command
 
+from alignment import files
+from alignment.artifacts import Artifact, Kind
 from alignment.chat.types import messages
 from alignment.commands import serve as command_serve
+from alignment.data import seen
 from alignment.errors import UserError
 from alignment.scoring import service
-from alignment.scoring.remote import TOKEN, Remote
+from alignment.scoring.remote import TOKEN, Remote, token_from_environment
 from alignment.scoring.reward_model import RewardScorer
 from alignment.scoring.scorer import sigmoid
+from alignment.store import Store
+
+CONF = Path(__file__).parents[2] / "conf"
+NOTHING = np.zeros(0, np.uint64)
 
 
 @pytest.fixture
@@ -161,10 +172,19 @@ def test_who_waits_too_long_is_asked_to_come_again_and_gives_up_his_place(pool: 
         assert (status, told["error"]) == (503, "there was no answer within 0.3 s")
         assert "Retry-After" in headers
         assert running.queue.waiting == 0
-        assert first.result()[0] == 503
         running.scorer.gate.set()
+        assert first.result()[1].get("raw") == [0.0], "what is being scored is worth the wait"
         assert running.score("3")[1]["raw"] == [3.0]
         assert running.scorer.calls == [1, 1], "what nobody waits for any more is not scored"
+
+
+@pytest.mark.parametrize("path", ["/score", "/get_reward", "/seen"])
+def test_a_body_that_does_not_come_is_not_waited_for(path: str, reward_scorer: RewardScorer) -> None:
+    with Running(Numbers(), timeout=0.2, tokenizer=reward_scorer.tokenizer) as running:
+        host, _, port = running.address.partition(":")
+        with socket.create_connection((host, int(port)), timeout=5) as slow:
+            slow.sendall(b"POST %s HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{" % path.encode())
+            assert slow.recv(99).startswith(b"HTTP/1.1 503 ")
 
 
 def test_who_has_gone_gives_up_his_place(pool: ThreadPoolExecutor) -> None:
@@ -214,9 +234,25 @@ def test_a_port_that_is_taken_is_told() -> None:
         port = int(running.address.partition(":")[2])
         queue = service.Queue(Numbers(), 1, 1)
         about = service.About("n", "f", "reward", True, 0.0, None, 1, 100)
-        served = service.Service(queue, about, tokenizer=None, timeout=1.0, token=None)
+        served = service.Service(queue, about, tokenizer=None, trained_on=NOTHING, timeout=1.0, token=None)
         with pytest.raises(UserError, match=rf"port={port}: cannot listen there\n"):
             asyncio.run(service.serve(served, "127.0.0.1", port, stop=asyncio.Event()))
+
+
+def test_how_many_prompts_it_was_trained_on_is_told() -> None:
+    keys = [f"{number:016x}" for number in (1, 2, 2**64 - 1, 3)]
+    with Running(Numbers(), trained_on=seen.numbers([keys[2], keys[0], "00000000000000bb"])) as running:
+        for asked, count in ((keys, 2), (keys[:1] * 3, 1), (keys[1:2], 0), ([], 0)):
+            assert running.ask("/seen", {"keys": asked})[:2] == (200, {"seen": count, "fingerprint": FINGERPRINT})
+        for body, sentence in (
+            ({"keys": "a"}, "keys is not a list"),
+            ({"keys": [keys[0], "1"]}, "keys[1] is not a prompt key, 16 hexadecimal digits"),
+            ({"keys": [1]}, "keys[0] is not a prompt key, 16 hexadecimal digits"),
+            ({"keys": [], "prompts": []}, "there is no key 'prompts' in a request; keys is the only one"),
+        ):
+            assert running.ask("/seen", body)[:2] == (400, {"error": sentence})
+    with Running(Numbers(), token="open-sesame") as running:
+        assert running.ask("/seen", {"keys": []})[0] == 401
 
 
 # ── the command ──────────────────────────────────────────────────────────────────────────────────
@@ -237,12 +273,66 @@ def test_only_this_machine_is_let_in_without_a_word(host: str, loopback: bool) -
     assert command_serve._is_loopback(host) is loopback
 
 
-@pytest.mark.parametrize("token", ["", "two words", "tokén"])
-def test_a_token_that_would_let_everybody_in_is_refused(token: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(TOKEN, token)
-    with pytest.raises(UserError, match=TOKEN) as error:
-        command_serve._token()
-    assert not token or token not in str(error.value)
+@pytest.mark.parametrize("token", ["", "two words", "tokén", "sesame\n", "ses\x1bame"])
+def test_what_is_no_token_is_refused_on_both_sides_and_never_told(token: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Running(Numbers()) as running:
+        monkeypatch.setenv(TOKEN, token)
+        for refused in (token_from_environment, lambda: Remote(running.address), lambda: serve(Path(), "dir:x")):
+            with pytest.raises(UserError, match=TOKEN) as error:
+                refused()
+            assert not token or token.strip() not in str(error.value)
+
+
+def serve(folder: Path, reference: str, kind: Kind = "foreign", **classifier: str) -> None:
+    """The command up to where it would listen."""
+    values = yaml.safe_load((CONF / "stage" / "serve.yaml").read_text())
+    del values["defaults"]
+    values["classifier"] |= classifier
+    values["engine"] = tiny_reward.SETTINGS.model_dump()
+    settings = command_serve.Settings.parse(values)
+    command_serve.run(settings, {"target": Artifact(folder, kind, "", reference, "c" * 64)}, Store(folder))
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[service.Service]:
+    """What the command would serve."""
+    found: list[service.Service] = []
+
+    async def listen(one: service.Service, *_: Any, **__: Any) -> None:
+        found.append(one)
+
+    monkeypatch.delenv(TOKEN, raising=False)
+    monkeypatch.setattr(service, "serve", listen)
+    return found
+
+
+def test_a_served_classifier_is_also_how_it_is_read(tmp_path: Path, served: list[service.Service]) -> None:
+    folder = tiny_classifier.build(tmp_path / "tiny", "safe", "toxic")
+    for label, text in (("toxic", "dialogue"), ("safe", "dialogue"), ("toxic", "answer"), ("toxic", "answer")):
+        serve(folder, "dir:tiny", label=label, text=text)
+    about = [one.about for one in served]
+    assert [one.name for one in about] == ["tiny:toxic", "tiny:safe", "tiny:toxic", "tiny:toxic"]
+    assert [one.queue._scorer.text for one in served] == ["dialogue", "dialogue", "answer", "answer"]  # type: ignore
+    assert about[2] == about[3]
+    assert len({"c" * 64, *(one.fingerprint for one in about)}) == 1 + 3
+    assert about[0].fingerprint == files.digest_json(["c" * 64, "toxic", "dialogue"])
+
+
+def test_a_served_reward_model_knows_its_prompts(
+    reward_folder: Path, tmp_path: Path, served: list[service.Service]
+) -> None:
+    folder = tmp_path / "seen"
+    shutil.copytree(reward_folder, folder)
+    seen.write(folder, ["00000000000000aa"], [])
+    serve(folder, "dir:x", text="answer")
+    assert served[0].about.fingerprint == "c" * 64, "how classifiers are read is nothing to it"
+    assert served[0]._trained_on.tolist() == [0xAA]
+
+
+def test_what_is_served_elsewhere_is_not_served_again(served: list[service.Service]) -> None:
+    with pytest.raises(UserError, match="remote:a:1: is served already"):
+        serve(Path(), "remote:a:1", "remote")
+    assert not served
 
 
 def test_the_command_serves_until_it_is_stopped(

@@ -38,17 +38,30 @@ class Policy:
     tokenizer = None
 
 
-def evaluated(monkeypatch: pytest.MonkeyPatch, out: Path, rewards: list[Artifact] | None) -> dict[str, Any]:
+def evaluated(
+    monkeypatch: pytest.MonkeyPatch,
+    out: Path,
+    rewards: list[Artifact] | None,
+    read: list[Any] | None = None,
+    **more: Any,
+) -> dict[str, Any]:
+    """Run the stage; how each reward is opened is added to ``read``."""
     prompts = [Prompt(messages(("user", f"{word}?")), word) for word in ("one", "three")]
     data = drawing.dataset(out / "data", "prompts", {"test": prompts})
     drawn = [Answer(place, 0, [1] * length, [0.0] * length, True) for place, length in enumerate((2, 3))]
     monkeypatch.setattr(policies, "open_policy", lambda *_: Policy())
     monkeypatch.setattr(evaluate, "_draw", lambda *_: (drawn, [[1], [1]]))
     monkeypatch.setattr(render, "answer_text", lambda ids, _: "x" * len(ids))
-    monkeypatch.setattr(opening, "open_scorer", lambda artifact, *_: Centred())
+
+    def open_scorer(artifact: Artifact, *_: Any, **reading: Any) -> Centred:
+        if read is not None:
+            read.append(reading)
+        return Centred()
+
+    monkeypatch.setattr(opening, "open_scorer", open_scorer)
     named = None if rewards is None else ["run:x"] * len(rewards)
     values = drawing.values(
-        "evaluate", models=["run:m"], prompts="run:p", conversations=None, reference=None, rewards=named
+        "evaluate", models=["run:m"], prompts="run:p", conversations=None, reference=None, rewards=named, **more
     )
     del values["endpoint"]
     inputs = {"models.0": replace(drawing.POLICY, path=out), "prompts": data}
@@ -70,6 +83,13 @@ def test_rewards_are_reported_by_the_names_of_their_steps(monkeypatch: pytest.Mo
 def test_rewards_of_one_name_are_told_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     found = evaluated(monkeypatch, tmp_path, [REWARD, replace(REWARD, fingerprint="7" * 64)])
     assert {"reward_helpful-2222", "reward_helpful-7777"} <= found.keys()
+
+
+def test_a_classifier_is_read_as_the_settings_say(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    read: list[Any] = []
+    evaluated(monkeypatch, tmp_path / "a", [REWARD], read, classifier__label="toxic", classifier__text="answer")
+    evaluated(monkeypatch, tmp_path / "b", [REWARD], read)
+    assert read == [{"label": "toxic", "text": "answer"}, {"label": None, "text": "dialogue"}]
 
 
 def test_without_rewards_there_are_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,10 @@ from judged_support import comparison, comparisons
 from alignment import artifacts
 from alignment.artifacts import Artifact, Outcome
 from alignment.chat.types import Comparison, Messages, Prompt, messages, prompt_key
-from alignment.data import seen
+from alignment.data import seen, store
 from alignment.data.rows import Row
 from alignment.errors import UserError
-from alignment.evals import judging
+from alignment.evals import fitting, judging
 from alignment.miniature.world import World
 from alignment.scoring import llm_judge, opening
 from alignment.scoring.scorer import Scores, sigmoid
@@ -56,13 +57,25 @@ def shorter(turns: Messages) -> float:
     return -longer(turns)
 
 
+@dataclass(frozen=True)
+class Reader:
+    """Counts the characters of the longer answer."""
+
+    context: int
+    key: str = "characters"
+
+    def tokens(self, pair: Comparison) -> int:
+        return max(len(pair.chosen), len(pair.rejected))
+
+
 def settings(**changes: Any) -> measure.Settings:
     plain = {"models": ["run:helpful"], "comparisons": ["run:pairs"]}
     return measure.Settings.parse(drawing.values("measure", **{**plain, **changes}))
 
 
 def dataset(folder: Path, rows: Sequence[Row] = ROWS, name: str = "pairs", split: Any = "test") -> Artifact:
-    return replace(drawing.dataset(folder, "comparisons", {split: rows}), step=name)
+    plain = drawing.dataset(folder, "comparisons", {split: rows})
+    return replace(plain, step=name, fingerprint=hashlib.sha256(str(folder).encode()).hexdigest())
 
 
 def measured(
@@ -73,9 +86,13 @@ def measured(
     models: Sequence[Artifact] = (REWARD,),
     data: Sequence[Artifact] = (),
     opened: list[str] | None = None,
+    contexts: Mapping[str, int] | None = None,
     **changes: Any,
 ) -> Outcome:
-    """Run the stage; ``scorers`` by the step's name of the model that opens them, which is added to ``opened``."""
+    """Run the stage; ``scorers`` by the step's name of the model that opens them, which is added to ``opened``.
+
+    ``contexts`` by the step's name, in characters of an answer, of the models that do not see everything.
+    """
     out.mkdir(parents=True, exist_ok=True)
 
     def open_scorer(artifact: Artifact, *_: Any, **__: Any) -> Scorer:
@@ -84,6 +101,8 @@ def measured(
         return scorers[artifact.step]
 
     monkeypatch.setattr(opening, "open_scorer", open_scorer)
+    readers = {step: Reader(context) for step, context in (contexts or {}).items()}
+    monkeypatch.setattr(fitting.Reader, "of", lambda judge, _: readers.get(judge.step))
     data = data or [dataset(out.with_name(f"{out.name}-data"))]
     inputs = {f"models.{place}": model for place, model in enumerate(models)}
     inputs |= {f"comparisons.{place}": one for place, one in enumerate(data)}
@@ -266,8 +285,9 @@ def test_a_model_is_asked_in_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     row = rows_of(out)[1]
     assert (row["chosen_raw"], row["right"], row["rejected_probability"]) == (None, 0.0, 0.5)
     assert "<html" in (out / measure.PLOTS).read_text()
+    both = {**changes, "models": [*changes["models"], artifacts.named("endpoint", "small")]}
     with pytest.raises(UserError, match="gives no scores"):
-        measured(monkeypatch, out, {}, ensembles=[[0, 1]], **{**changes, "models": changes["models"] * 2})
+        measured(monkeypatch, out, {}, ensembles=[[0, 1]], **both)
 
 
 # ── what is refused ──────────────────────────────────────────────────────────────────────────────
@@ -311,6 +331,70 @@ def test_only_comparisons_of_the_split_are_measured(monkeypatch: pytest.MonkeyPa
         measured(monkeypatch, tmp_path / "o", {"helpful": Scorer(longer)}, data=[prompts])
 
 
+def test_a_split_without_rows_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    data = dataset(tmp_path / "d", [], "empty")
+    with store.Writer(data.path, "comparisons") as writer:
+        writer.add("test", ROWS[0])
+    table = pq.read_table(data.path / "test.parquet")
+    pq.write_table(table.slice(0, 0), data.path / "test.parquet")
+    store.write_card(data.path, store.Card("comparisons", {"test": 0}, {}, 0.0, {}, ("MIT",), "test"))
+    with pytest.raises(UserError, match="its split 'test' has no rows"):
+        measured(monkeypatch, tmp_path / "o", {"helpful": Scorer(longer)}, data=[data])
+
+
+def test_what_is_named_twice_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A judge would be two seeds of an arm, and of two datasets one would be lost."""
+    scorer = Scorer(longer)
+    with pytest.raises(UserError, match="models: run:x and run:x are the same"):
+        measured(monkeypatch, tmp_path / "o", {"helpful": scorer}, models=[REWARD, REWARD], names=["a", "a"])
+    data = dataset(tmp_path / "d")
+    with pytest.raises(UserError, match="comparisons: run:y and run:y are the same"):
+        measured(monkeypatch, tmp_path / "o", {"helpful": scorer}, data=[data, replace(data, step="other")])
+    assert not scorer.judged
+
+
+# ── pairs that are too long ──────────────────────────────────────────────────────────────────────
+
+SIZES = [comparison(f"{size}-{place}", "c" * size) for place, size in enumerate((5, 30, 6, 20, 7, 8, 9, 10))]
+
+
+def test_a_pair_that_a_judge_cannot_see_whole_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    scorer, data = Scorer(longer), [dataset(tmp_path / "d", SIZES)]
+    with pytest.raises(UserError, match="pairs: 2 of 8 pairs are too long") as refused:
+        measured(monkeypatch, tmp_path / "o", {"helpful": scorer}, data=data, contexts={"helpful": 10})
+    assert refused.value.cause == "30-1 has 30 tokens for helpful, which sees 10 at once."
+    assert not scorer.judged
+    measured(monkeypatch, tmp_path / "o", {"helpful": scorer}, data=data, contexts={"helpful": 30})
+    assert not (tmp_path / "o" / measure.LEFT_OUT).exists()
+
+
+def test_a_pair_is_left_out_for_all_judges_and_listed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    scorers = {"helpful": Scorer(longer), "safety": Scorer(shorter)}
+    data = [dataset(tmp_path / "a", SIZES[:1], "whole"), dataset(tmp_path / "b", SIZES, "long")]
+    how: dict[str, Any] = {"models": [REWARD, SAFETY], "data": data, "too_long": "leave_out"}
+    how["contexts"] = {"helpful": 10, "safety": 20}
+    out = tmp_path / "o"
+    outcome = measured(monkeypatch, out, scorers, max_left_out=0.25, **how)
+    kept = [row.id for row in SIZES if len(row.chosen) <= 10]
+    for judge in ("helpful", "safety"):
+        assert [row["id"] for row in rows_of(out) if (row["judge"], row["dataset"]) == (judge, "long")] == kept
+        assert len(scorers[judge].judged) == 2 * (1 + len(kept))
+    lines = [json.loads(line) for line in (out / measure.LEFT_OUT).read_text().splitlines()]
+    fields = ("dataset", "id", "judge", "tokens", "context", "reason")
+    assert [tuple(line[name] for name in fields) for line in lines] == [
+        ("long", "30-1", "helpful", 30, 10, "too long"),
+        ("long", "30-1", "safety", 30, 20, "too long"),
+        ("long", "20-3", "helpful", 20, 10, "too long"),
+    ]
+    assert outcome.notes["pairs"] == {"whole": 1, "long": 6}
+    assert {name: one["left_out"] for name, one in results_of(out)["datasets"].items()} == {"whole": 0, "long": 2}
+    with pytest.raises(UserError, match=r"2 of 8 pairs .* more than max_left_out=0\.24"):
+        measured(monkeypatch, out, scorers, max_left_out=0.24, **how)
+    how["contexts"] = {"safety": 1}
+    with pytest.raises(UserError, match="all of them"):
+        measured(monkeypatch, out, scorers, max_left_out=1, **how)
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
@@ -325,6 +409,7 @@ def test_only_comparisons_of_the_split_are_measured(monkeypatch: pytest.MonkeyPa
         ({"thresholds": []}, "none in the list"),
         ({"models": []}, "models"),
         ({"split": "train"}, "split"),
+        ({"too_long": "shorten"}, "too_long"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], told: str) -> None:

@@ -292,3 +292,16 @@ def test_the_disk_it_needs(built: Path) -> None:
         for first in (f"run:{built / 'one'}", f"dir:{built / 'one'}", "mini:sft")
     ]
     assert np.array(needed).tolist() == [size + 64 * 2**20] * 2 + [64 * 2**20]
+
+
+def test_a_member_whose_head_was_replaced_is_refused(models: Path, tmp_path: Path) -> None:
+    """Averaged, a head that was never trained would get a new digest, and pass for trained."""
+    change_weights(models / "two", lambda weights: weights["score.weight"].normal_())
+    known = {"init": ours(models / "chat")}
+    for given in (ours, theirs):
+        with pytest.raises(UserError, match="another head than the one that was trained"):
+            merged(tmp_path / "out", [given(models / "one"), given(models / "two")], known)
+    change_config(models / "two", reward=None)
+    with pytest.raises(UserError, match="has lost what says how its scores are read"):
+        merged(tmp_path / "out", [ours(models / "one"), ours(models / "two")])
+    assert not (tmp_path / "out" / "model.safetensors").exists()

@@ -85,7 +85,7 @@ FORMATS: dict[str, Format] = {
         pairs.read_chosen_rejected,
         {"comparisons": ("chosen", "rejected")},
         pairs.PromptOptions,
-        with_labels("prompt", "grade", kinds=("comparisons",)),
+        with_labels("prompt", "grade", *pairs.SAFE, kinds=("comparisons",)),
     ),
     "safe_rlhf": Format(pairs.read_safe_rlhf, {"comparisons": ()}, pairs.SafeOptions),
     "graded_pair": Format(

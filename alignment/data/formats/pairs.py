@@ -79,12 +79,32 @@ def _whole_dialogues(raw: Raw, shape: Shape, sides: Sequence[Sequence[Message]],
     return one(comparison(raw, shape, chosen[0], chosen[1], rejected[1], grade))
 
 
+SAFE = ("chosen_safe", "rejected_safe")
+"""Columns that say whether an answer is safe: true or false, 1 or 0, or null where nobody said."""
+
+
 def read_chosen_rejected(raw: Raw, shape: Shape) -> Reading:
-    """A better and a worse answer, each a text or a list of ``{"role", "content"}`` turns; a grade where one is mapped.
+    """A better and a worse answer, each a text or a list of ``{"role", "content"}`` turns; a grade and safety labels
+    where columns are mapped to them.
 
     With a column ``prompt`` that is the prompt, and turns before an answer have to be its own. Without one the
     sides are whole dialogues, and the history they share is the prompt.
     """
+    labels: dict[str, bool | None] = {}
+    for name in (name for name in SAFE if name in shape.columns):
+        value = raw.column(shape.columns[name])
+        if value not in (None, 0, 1):  # False and True are 0 and 1
+            return none(unknown("safety label", str(value)))
+        labels[name] = None if value is None else bool(value)
+    reading = _chosen_rejected(raw, shape)
+    found = [
+        replace(made, row=replace(made.row, **labels)) if isinstance(made.row, Comparison) else made  # type: ignore[arg-type]
+        for made in reading.candidates
+    ]
+    return replace(reading, candidates=found)
+
+
+def _chosen_rejected(raw: Raw, shape: Shape) -> Reading:
     sides: list[str | Messages] = []
     for column in (shape.columns["chosen"], shape.columns["rejected"]):
         value = raw.column(column)
