@@ -12,7 +12,7 @@ from typing import Literal
 
 from alignment.plans.step import Step, laid
 from alignment.settings import Settings as StrictSettings
-from alignment.settings import identity, reference
+from alignment.settings import identity, reference, text
 
 NEXT = ("python -m alignment.run stage=show target=latest:averaged   members, their average, their ensemble",)
 
@@ -21,6 +21,7 @@ class Settings(StrictSettings):
     """The plan's numbers."""
 
     trunk: str = reference("the chat model from which every member starts")
+    recipe: str = text("the miniature's comparisons, by recipe")
     rows: int = identity("comparisons to learn from", ge=1)
     epochs: float = identity(
         "passes over them once members part: only noise that was learned can be averaged out", gt=0
@@ -38,7 +39,7 @@ class Settings(StrictSettings):
 def steps(settings: Settings) -> list[Step]:
     """What members share, the members of every group, their averages, and all of them measured on clean pairs."""
     few = {"train": {"rows": settings.rows}}
-    pairs = laid("pairs", "data", settings.budget, recipe="miniature_helpfulness", recipe__sources__0__miniature=few)
+    pairs = laid("pairs", "data", settings.budget, recipe=settings.recipe, recipe__sources__0__miniature=few)
     shared = laid(
         "shared",
         "reward",
