@@ -218,9 +218,13 @@ def test_a_broken_model_stops_with_its_batch(model: Path, data: Path, tmp_path: 
     assert len(load_file(batch)["margin"]) == 8
 
 
-def test_a_centre_without_answers(model: Path, data: Path, tmp_path: Path, refused: Refused) -> None:
+def test_a_centre_without_answers_before_anything_is_trained(
+    model: Path, data: Path, tmp_path: Path, refused: Refused
+) -> None:
     said = refused(model, data, f"centre=dir:{data}")
-    assert "holds no conversations" in said
+    assert "holds no training conversations, but comparisons" in said
     assert "centre=null" in said
     only_valid = rewarding.drawing.dataset(tmp_path / "answers", "conversations", {"valid": ANSWERS}).path
-    assert "has no split 'train'" in refused(model, data, f"centre=dir:{only_valid}")
+    said += refused(model, data, f"centre=dir:{only_valid}")
+    assert said.count("holds no training conversations") == 2
+    assert "pairs/s" not in said
