@@ -57,8 +57,8 @@ def begin(
     if heads.is_reward(trunk.path):
         if head is not None:
             raise UserError(
-                f"head={head.step or head.path}: {trunk.path} is a reward model and has a head",
-                remedy="Start from a policy, or leave head=null to go on with the head that is there.",
+                f"head.weights={head.step or head.path}: {trunk.path} is a reward model and has a head",
+                remedy="Start from a policy, or leave head.weights=null to go on with the head that is there.",
             )
         if four_bit:
             raise UserError(
@@ -132,7 +132,7 @@ def _take_head(model: heads.RewardModel, source: Artifact) -> None:
     taken, _ = heads.load_reward(source.need("reward").path, ours=source.kind == "reward")
     if taken.score.weight.shape != model.score.weight.shape:
         raise UserError(
-            f"head={source.step or source.path}: its head is for a width of {taken.score.weight.shape[1]}, "
+            f"head.weights={source.step or source.path}: its head is for a width of {taken.score.weight.shape[1]}, "
             f"and the model's is {model.score.weight.shape[1]}",
             remedy="Take the head of a model of the same shape.",
         )
