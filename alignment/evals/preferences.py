@@ -100,7 +100,7 @@ class Said:
 
     @classmethod
     def ensemble(cls, members: Sequence[Said]) -> Said:
-        """The means of raw scores and of probabilities, as ``scoring.ensemble`` takes them, absolute if all are.
+        """The means of raw scores and of probabilities, absolute if all are.
 
         Disagreement is that of the members' gaps: what a member adds to every answer of a prompt says nothing.
         """
