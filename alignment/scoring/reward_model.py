@@ -70,6 +70,10 @@ class RewardScorer:
                 raw[place] = self._checked(value, place)
         return Scores(raw, [value - self.scale.centre for value in raw], [sigmoid(value) for value in raw])
 
+    def fits(self, turns: Messages) -> bool:
+        """Whether the model can see a dialogue whole."""
+        return fits(turns, self.tokenizer, self.scale.schema, self.model.config.max_position_embeddings)
+
     def _forward(self, lines: branches.Lines) -> list[float]:
         device, bf16 = self._engine.device, self._engine.bf16 and self._engine.device != "cpu"
         placed = {name: values.to(device) for name, values in lines.items()}
@@ -107,6 +111,12 @@ class RewardScorer:
             cause="A score has to be a finite number.",
             remedy="A broken checkpoint does this, or an overflow: try engine.precision=fp32.",
         )
+
+
+def fits(turns: Messages, tokenizer: Tokenizer, schema: str, limit: int) -> bool:
+    """Whether a dialogue that ends with the assistant has at most ``limit`` tokens."""
+    ids = prompt_ids(turns[:-1], tokenizer)
+    return len(ids) + len(answer_ids(turns[-1].content, tokenizer, schema)) <= limit
 
 
 def _parted(prompt: list[int], answers: list[list[int]], places: list[int]) -> Iterator[tuple[Tree, list[int]]]:

@@ -200,7 +200,7 @@ def _write_scale(
         from alignment.scoring import centring
 
         conversations = inputs["centre"].need("dataset").path
-        centre = centring.centre_of(out, conversations, resolve(settings.engine))
+        centre = centring.centre_of(out, conversations, resolve(settings.engine)).value
         heads.write_scale(out, Scale(centre, absolute, tokens.schema))
     return centre
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -116,6 +117,7 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
     from alignment.chat.types import prompt_key
     from alignment.data import seen
     from alignment.scoring import centring
+    from alignment.scoring.reward_model import fits
     from alignment.training import rewards
     from alignment.training.engine import resolve
 
@@ -123,7 +125,8 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
     reward = _begin(settings, inputs, engine)
     dataset = inputs["data"].need("dataset")
     if "centre" in inputs:
-        centring.need_conversations(inputs["centre"].need("dataset").path)
+        sees = partial(fits, tokenizer=reward.tokenizer, schema=reward.schema, limit=reward.tokens_limit)
+        centring.need_conversations(inputs["centre"].need("dataset").path, sees)
     learned, held = (_pairs(dataset, split, reward, settings, out) for split in ("train", "valid"))
     _check_labels(settings, learned, dataset)
     torch.manual_seed(settings.seed)
@@ -275,7 +278,7 @@ def _save(reward: Reward, settings: Settings, inputs: dict[str, Artifact], engin
     rewards.save(reward, out, Scale(0.0, absolute, reward.schema))
     if "centre" in inputs:
         centre = centring.centre_of(out, inputs["centre"].need("dataset").path, engine)
-        heads.write_scale(out, Scale(centre, absolute, reward.schema))
+        heads.write_scale(out, Scale(centre.value, absolute, reward.schema))
     return heads.read_scale(out) or Scale(0.0, absolute, reward.schema)
 
 

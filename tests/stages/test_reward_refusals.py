@@ -14,6 +14,7 @@ from rewarding import ANSWERS, comparison, long_prompt, street, trained
 from safetensors.torch import load_file, save_file
 
 from alignment import run
+from alignment.chat.types import Conversation, messages
 from alignment.gemma.presets import Shape
 
 Refused = Callable[..., str]
@@ -227,4 +228,8 @@ def test_a_centre_without_answers_before_anything_is_trained(
     only_valid = rewarding.drawing.dataset(tmp_path / "answers", "conversations", {"valid": ANSWERS}).path
     said += refused(model, data, f"centre=dir:{only_valid}")
     assert said.count("holds no training conversations") == 2
+    long = Conversation((*long_prompt(6), *messages(("assistant", "The smith."))), "long")
+    all_long = rewarding.drawing.dataset(tmp_path / "long", "conversations", {"train": [long]}).path
+    said += refused(model, data, f"centre=dir:{all_long}")
+    assert "all 1 conversations are longer than the model's context" in said
     assert "pairs/s" not in said

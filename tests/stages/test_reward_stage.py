@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from alignment import run
 from alignment.artifacts import Artifact, Tokens
-from alignment.chat.types import Comparison, Messages, messages, prompt_key
+from alignment.chat.types import Comparison, Conversation, Messages, messages, prompt_key
 from alignment.data import seen, store
 from alignment.gemma import core, heads
 from alignment.gemma.heads import Scale
@@ -190,6 +190,22 @@ def test_a_centre_moves_what_is_reported_and_nothing_else(made: Artifact, model:
     assert moved.reported == pytest.approx([value - scale.centre for value in plain.raw])
     assert np.mean(scorer(centred).score([one.messages for one in ANSWERS]).reported) == pytest.approx(0, abs=1e-6)
     assert made.metrics["accuracy"] == centred.metrics["accuracy"]
+
+
+def test_references_longer_than_the_context_have_no_say(
+    made: Artifact, model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = [
+        Conversation((*long_prompt(6), *messages(("assistant", f"The smith, {place} years."))), f"l-{place}")
+        for place in range(3)
+    ]
+    both = rewarding.drawing.dataset(tmp_path / "both", "conversations", {"train": [long[0], *ANSWERS, *long[1:]]})
+    short = rewarding.drawing.dataset(tmp_path / "short", "conversations", {"train": ANSWERS})
+    mixed, plain = (
+        trained(tmp_path, model, data, f"centre=dir:{one.path}", name=one.path.name) for one in (both, short)
+    )
+    assert mixed.metrics["centre"] == plain.metrics["centre"] != 0
+    assert "3 are longer than the context" in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_safety_loss_says_where_zero_lies(model: Path, tmp_path: Path) -> None:
