@@ -36,6 +36,8 @@ bench: venv
 	$(VENV)/bin/python benchmarks/filters.py
 	$(VENV)/bin/python benchmarks/data.py
 	$(VENV)/bin/python benchmarks/reward.py
+	$(VENV)/bin/python benchmarks/roles.py
+	$(VENV)/bin/python benchmarks/rl.py --natural
 
 # What shows a trend, over several seeds: about an hour and a half on two cores; what is finished is reused.
 experiments: venv
@@ -43,6 +45,9 @@ experiments: venv
 	$(RUN) stage=pipeline pipeline=warm
 	$(RUN) stage=pipeline pipeline=reward_rounds
 	$(RUN) stage=pipeline pipeline=reward_scaling
+	$(RUN) stage=pipeline pipeline=rl_effects
+	$(RUN) stage=pipeline pipeline=llama2
+	$(RUN) stage=pipeline pipeline=gemma2
 
 clean:
 	rm -rf runs dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -27,9 +27,26 @@ SCHEMA_VERSION = 1
 RECORD = "artifact.json"
 
 Kind = Literal[
-    "dataset", "answers", "tokenizer", "policy", "reward", "evaluation", "foreign", "gold", "endpoint", "remote"
+    "dataset",
+    "answers",
+    "tokenizer",
+    "policy",
+    "reward",
+    "evaluation",
+    "foreign",
+    "gold",
+    "raters",
+    "check",
+    "endpoint",
+    "remote",
 ]
-NO_FOLDER: dict[str, str] = {"gold": "the miniature's truth", "endpoint": "behind a server", "remote": "served"}
+NO_FOLDER: dict[str, str] = {
+    "gold": "the miniature's truth",
+    "raters": "the miniature's people",
+    "check": "checked by a program",
+    "endpoint": "behind a server",
+    "remote": "served",
+}
 """Kinds that are no directories, and what they are; their references are their names."""
 
 
@@ -192,7 +209,9 @@ def foreign(path: Path, reference: str) -> Artifact:
     )
 
 
-def named(kind: Literal["gold", "endpoint", "remote"], name: str, fingerprint: str | None = None) -> Artifact:
+def named(
+    kind: Literal["gold", "raters", "check", "endpoint", "remote"], name: str, fingerprint: str | None = None
+) -> Artifact:
     """What a reference names that is no directory: its name is fingerprinted, and a model's server with it.
 
     A scorer that is served is what its server says it is (``fingerprint``), wherever that stands; it is fingerprinted

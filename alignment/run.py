@@ -192,6 +192,8 @@ def configure(request: Request) -> dict[str, Any]:
         if key == "model" and "model.weights" in known and ":" in value:
             # A reference in the place of a preset: those weights, whatever their shape.
             values += [("model.weights", value), ("model.shape", None)]
+        elif key == "reward" and "reward.model" in known and ":" in value:
+            values.append(("reward.model", value))
         elif key in GROUPS and not _is_raw(key, raw):
             groups[key] = value
         elif not any(key == name or name.startswith(f"{key}.") or key.startswith(f"{name}.") for name in known):

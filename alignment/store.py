@@ -10,6 +10,8 @@
 ``hf:<org>/<name>[@<rev>]``   a hub repository
 ``mini:<name>``               a part of the miniature pipeline, made on demand
 ``gold:<aspect>``             the truth of the miniature world, as a scorer: overall, helpfulness, safety
+``raters:<aspect>``           the miniature's people, as a scorer: they err, and like to be chatted to
+``check:<name>``              what a program finds, by each prompt's reference: exact, gsm8k, ifeval
 ``endpoint:<model>``          a model behind an OpenAI-compatible server (OPENAI_BASE_URL, OPENAI_API_KEY)
 ``remote:<host>:<port>``      a reward model that ``stage=serve`` serves there; https:// may stand before the host
 ============================ ========================================================
@@ -28,9 +30,10 @@ from alignment import artifacts
 from alignment.artifacts import Artifact
 from alignment.errors import UserError, nearest
 
-Scheme = Literal["step", "latest", "run", "dir", "hf", "mini", "gold", "endpoint", "remote"]
+Scheme = Literal["step", "latest", "run", "dir", "hf", "mini", "gold", "raters", "check", "endpoint", "remote"]
 
 GOLD = ("overall", "helpfulness", "safety")
+CHECKS = ("exact", "gsm8k", "ifeval")
 ADDRESS = re.compile(r"(?:https?://)?(?:[\w.-]+|\[[0-9a-fA-F:]+\]):([0-9]{1,5})/?")
 """Where a scorer is served; the group is its port."""
 
@@ -54,7 +57,8 @@ def parse_reference(spelling: str) -> Reference:
         raise UserError(
             f"{spelling!r} is not a reference",
             cause="A reference names what a stage reads: step:<step>, latest:<stage>, run:<path>, dir:<path>, "
-            "hf:<org>/<name>[@<revision>], mini:<name>, gold:<aspect>, endpoint:<model> or remote:<host>:<port>.",
+            "hf:<org>/<name>[@<revision>], mini:<name>, gold:<aspect>, raters:<aspect>, check:<name>, "
+            "endpoint:<model> or remote:<host>:<port>.",
             remedy="A folder of your own is dir:<path>; the newest result of a stage is latest:<stage>.",
         )
     if scheme == "hf":
@@ -62,8 +66,11 @@ def parse_reference(spelling: str) -> Reference:
         if name.count("/") != 1:
             raise UserError(f"{spelling!r}: a hub repository is named hf:<org>/<name>[@<revision>]")
         return Reference("hf", name, revision or None)
-    if scheme == "gold" and name not in GOLD:
-        raise UserError(f"{spelling!r}: there is no such truth", remedy=nearest(name, GOLD))
+    if scheme in ("gold", "raters") and name not in GOLD:
+        known = {"gold": "there is no such truth", "raters": "nobody rates that"}[scheme]
+        raise UserError(f"{spelling!r}: {known}", remedy=nearest(name, GOLD))
+    if scheme == "check" and name not in CHECKS:
+        raise UserError(f"{spelling!r}: there is no such check", remedy=nearest(name, CHECKS))
     if scheme == "remote":
         address = ADDRESS.fullmatch(name)
         if address is None or not 1 <= int(address[1]) <= 65535:

@@ -29,8 +29,8 @@ from torch import Tensor, nn
 from alignment.chat.render import answer_text, prompt_ids, render
 from alignment.chat.types import Comparison, Message, Prompt
 from alignment.data import store as datasets
-from alignment.evals.divergence import sequence_kl
 from alignment.gemma import core
+from alignment.gemma.divergence import sequence_kl
 from alignment.sampling.sampler import Answer, Sampler
 from alignment.scoring.gold import Gold
 from alignment.store import Store

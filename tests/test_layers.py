@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -123,7 +124,12 @@ def test_hydra_ends_at_the_door() -> None:
 def test_trl_stays_in_the_training_room() -> None:
     importers = importers_of("trl")
     assert importers, "the adapter exists"
-    assert {room_of(module) for module in importers} == {"training"}
+    client = "alignment.sampling.vllm"
+    assert {room_of(module) for module in importers - {client}} == {"training"}
+    if client in importers:
+        # Its client of a server, and no trainer.
+        path = next(path for path in files() if module_of(path) == client)
+        assert re.findall(r"(?:from|import) (trl[\w.]*)", path.read_text()) == ["trl.generation.vllm_client"]
 
 
 def test_settings_import_without_torch() -> None:

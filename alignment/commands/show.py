@@ -41,3 +41,4 @@ def run(settings: Settings, inputs: dict[str, Artifact], store: Store) -> None:
         inside.answers(target, settings.examples)
     elif target.kind == "evaluation":
         inside.evaluation(target)
+    inside.figures(target)

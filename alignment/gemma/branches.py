@@ -5,7 +5,7 @@ answer sees the prompt and itself, at the positions it would have alone, so that
 row of its own; two answers of a comparison, or the K samples of a prompt, pay for their prompt once. Several trees
 share a line, which leaves little to pad.
 
-Axes: B lines, T tokens, N answers (of all trees, in order).
+Axes: B lines, T tokens, N answers (of all trees, in order), S tokens of all answers, D width.
 """
 
 from __future__ import annotations
@@ -94,6 +94,49 @@ def scores(model: nn.Module, lines: Lines) -> Tensor:
     hidden_ND = hidden_BTD[lines["line"], lines["column"]]
     with torch.autocast(hidden_ND.device.type, enabled=False):
         return (hidden_ND.float() @ heads.head_of(model).float().T).squeeze(-1)
+
+
+class Spans(NamedTuple):
+    """Every token of every answer, in order: where the position that predicts it stands, and what it is.
+
+    The first token of an answer is predicted by its prompt's last. ``answer_S`` and ``step_S`` say whose token it is,
+    and the how manieth.
+    """
+
+    line_S: Tensor
+    column_S: Tensor
+    ids_S: Tensor
+    answer_S: Tensor
+    step_S: Tensor
+
+    def to(self, device: str | torch.device) -> Spans:
+        """The same on another device."""
+        return Spans(*(one.to(device) for one in self))
+
+
+def spans(lines: Lines, trees: Sequence[Tree]) -> Spans:
+    """Where the tokens of the answers stand that :func:`lay_out` has put into ``lines``."""
+    shared = "tree" in lines
+    line_N, last_N = lines["line"].tolist(), lines["column"].tolist()
+    rows: list[np.ndarray] = []
+    number = 0
+    for tree in trees:
+        opening = last_N[number] - len(tree.answers[0])
+        for ids in tree.answers:
+            first = last_N[number] - len(ids) + 1
+            columns = np.arange(first - 1, first + len(ids) - 1)
+            columns[0] = opening if shared else first - 1
+            steps = np.arange(len(ids))
+            rows.append(
+                np.stack([np.full_like(steps, line_N[number]), columns, ids, np.full_like(steps, number), steps])
+            )
+            number += 1
+    return Spans(*torch.from_numpy(np.concatenate(rows, axis=1)).unbind(0))
+
+
+def predictions(model: nn.Module, lines: Lines, where: Spans) -> Tensor:
+    """``hidden_SD`` of the positions that predict the answers' tokens, after the final norm."""
+    return _hidden_states(model, lines)[where.line_S, where.column_S]
 
 
 def padding(lines: Lines, trees: Sequence[Tree]) -> float:

@@ -9,6 +9,7 @@ Axes: B rows, T tokens, D width, V vocabulary (padded).
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -32,6 +33,8 @@ from alignment.gemma.presets import Shape, TokenIds
 
 # Stages show one progress bar, their own.
 transformers_logging.disable_progress_bar()
+# PEFT asks for it by its old name.
+warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
 
 GemmaAnyConfig = GemmaConfig | Gemma2Config
 CausalLM = GemmaForCausalLM | Gemma2ForCausalLM

@@ -1,4 +1,4 @@
-"""Learning from comparisons: Bradley–Terry with a margin, and the safety auxiliary loss of Llama 2.
+"""Learning from comparisons: Bradley–Terry with a margin, the safety auxiliary loss of Llama 2, and DPO.
 
 Axes: P pairs, N answers.
 """
@@ -33,3 +33,14 @@ def safety_loss(scores_N: Tensor, safe_N: Tensor) -> Tensor:
         scores_N, safe_N.clamp_min(0).to(scores_N.dtype), reduction="none"
     )
     return torch.where(known_N, losses_N, torch.zeros_like(losses_N))
+
+
+def dpo_loss(
+    chosen_P: Tensor, rejected_P: Tensor, reference_chosen_P: Tensor, reference_rejected_P: Tensor, beta: float
+) -> Tensor:
+    """``losses_P`` = −log σ(β[(log π − log π_ref)(chosen) − (log π − log π_ref)(rejected)]), in nats, for
+    log-probabilities summed over an answer's tokens (DPO, Rafailov et al., arXiv 2305.18290, eq. 7).
+
+    It is :func:`bradley_terry` for the reward β(log π − log π_ref) that a policy implies; log 2 where π is π_ref.
+    """
+    return bradley_terry(beta * (chosen_P - reference_chosen_P), beta * (rejected_P - reference_rejected_P))

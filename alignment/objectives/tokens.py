@@ -5,9 +5,14 @@ Axes: N positions, C positions of one chunk, D width, V vocabulary; ``…`` any 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+
+KEPT_LOGITS = 2**24
+"""Numbers in the logits of one call (64 MiB) that are kept for the backward pass instead of being computed again."""
 
 
 def capped_logits(hidden_ND: Tensor, weight_VD: Tensor, softcap: float | None) -> Tensor:
@@ -28,7 +33,8 @@ def gather_logprobs(
 ) -> Tensor:
     """``logprobs_N``: log p(ids_N[i] | hidden_ND[i]) in nats at ``temperature``, which divides the capped logits.
 
-    Logits exist for ``chunk_tokens`` positions at a time, in the backward pass too, where they are computed again.
+    Logits exist for ``chunk_tokens`` positions at a time, in the backward pass too, where they are computed again;
+    where all of them are few (``KEPT_LOGITS``), they are kept instead.
     """
     assert ids_N.shape == hidden_ND.shape[:1], "rows and tokens must be one axis, ids beside them"
     assert temperature > 0, "greedy choices have no temperature: ask at 1"
@@ -37,9 +43,10 @@ def gather_logprobs(
         logits_CV = capped_logits(hidden_CD, weight, softcap) / temperature
         return logits_CV.gather(-1, ids_C[:, None]).squeeze(-1) - logits_CV.logsumexp(-1)
 
+    again = torch.is_grad_enabled() and len(ids_N) * len(weight_VD) > KEPT_LOGITS
     pieces = [
         checkpoint(chunk_logprobs, hidden_CD, weight_VD, ids_C, use_reentrant=False, preserve_rng_state=False)
-        if torch.is_grad_enabled()
+        if again
         else chunk_logprobs(hidden_CD, weight_VD, ids_C)
         for hidden_CD, ids_C in zip(hidden_ND.split(chunk_tokens), ids_N.split(chunk_tokens), strict=True)
     ]
@@ -58,13 +65,23 @@ def masked_mean(values: Tensor, mask: Tensor, dim: int | None = None) -> Tensor:
     return masked_sum(values, mask, dim) / count
 
 
-def masked_whiten(values: Tensor, mask: Tensor, *, center: bool, epsilon: float = 1e-8) -> Tensor:
+def masked_whiten(
+    values: Tensor,
+    mask: Tensor,
+    *,
+    center: bool,
+    epsilon: float = 1e-8,
+    total: Callable[[Tensor], Tensor] = lambda one: one,
+) -> Tensor:
     """Scale to variance 1 over the mask (population variance); ``center=True`` also shifts the mean to 0, otherwise the
     mean stays what it was. Outside the mask the result is 0. (Whitening of arXiv 2403.17031.)
+
+    ``total`` sums a tensor over all processes, so that the batch is the global one.
     """
-    mean = masked_mean(values, mask)
+    count = total(mask.bool().sum())
+    mean = total(masked_sum(values, mask)) / count
     deviation = values - mean
-    whitened = deviation * (masked_mean(deviation.square(), mask) + epsilon).rsqrt()
+    whitened = deviation * (total(masked_sum(deviation.square(), mask)) / count + epsilon).rsqrt()
     if not center:
         whitened = whitened + mean
     return torch.where(mask.bool(), whitened, torch.zeros_like(whitened))
@@ -79,6 +96,12 @@ def kl_k3(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
     """q/p − 1 − log q/p of tokens drawn from p: unbiased for KL(p‖q) and never negative."""
     log_ratio = reference_logprobs - logprobs
     return torch.expm1(log_ratio) - log_ratio
+
+
+def kl_reverse(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
+    """r log r − (r − 1), r = q/p, of tokens drawn from p: unbiased for KL(q‖p), never negative, heavy-tailed."""
+    log_ratio = reference_logprobs - logprobs
+    return log_ratio * log_ratio.exp() - torch.expm1(log_ratio)
 
 
 def exact_kl(logits_p: Tensor, logits_q: Tensor) -> Tensor:

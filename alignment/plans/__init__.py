@@ -4,9 +4,12 @@ A plan is a module of this folder with ``Settings`` and ``steps(settings) -> lis
 """
 
 PLANS: dict[str, str] = {
-    "mini": "the miniature, from nothing to a chat model and two reward models",
+    "mini": "the miniature, from nothing to a chat model aligned by rejection sampling and PPO",
     "reward_effects": "margins, mixtures and the safety loss of reward models, over several seeds",
     "reward_scaling": "reward models of several sizes on several amounts of comparisons",
     "reward_rounds": "reward models trained through round i on the comparisons of round j",
+    "llama2": "versions by rejection sampling with a pool, Ghost Attention on the way, PPO at the end",
+    "gemma2": "a teacher's answers, a larger reward model, REINFORCE, averages over runs and phases",
+    "rl_effects": "rejection sampling, PPO, β, moving anchors and DPO beside each other, over several seeds",
     "warm": "reward models with averaged weights beside their members and their ensemble",
 }

@@ -1,9 +1,10 @@
-"""The miniature, from nothing to a chat model and two reward models.
+"""The miniature, from nothing to a chat model that was trained by rejection sampling and PPO.
 
 text → tokenizer → base → first, a model of many imperfect conversations. It answers questions as a teacher, draws
 answers under instructions that must last (Ghost Attention) and under safety pre-prompts; with careful demonstrations
 that makes the mixture on which it goes on to be the SFT model. From that and from comparisons, mixed as Llama 2 does,
-come a reward model for helpfulness and one for safety, measured on each other's pairs.
+come a reward model for helpfulness and one for safety, measured on each other's pairs; the first goes on with pairs of
+the SFT model's own answers. By both, the best of several answers are kept and learned from, and then PPO is run.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ NEXT = (
     "python -m alignment.run stage=show target=latest:sft              where it comes from and what is inside",
     "python -m alignment.run stage=show target=latest:mixture          the data card of what it was trained on",
     "python -m alignment.run stage=show target=latest:judged           what the reward models are right about",
-    "python -m alignment.run stage=reward --help                       what can be changed",
+    "python -m alignment.run stage=show target=latest:versions         gold by skill: SFT, rejection sampling, PPO",
+    "python -m alignment.run stage=rl --help                           what can be changed",
 )
 
 
@@ -34,6 +36,10 @@ class Settings(StrictSettings):
     sft_steps: int | None = identity("optimiser steps on the mixture, after them", ge=1)
     questions: int | None = identity("questions that the teacher answers, of each kind at most", ge=1)
     gates: bool = identity("keep only drawn answers that obey, gain in safety and end; false for models that cannot")
+    own_pairs: int | None = identity("prompts to which the SFT model draws pairs of its own answers", ge=1)
+    pool: int | None = identity("prompts to which the best of several answers is kept", ge=1)
+    rs_steps: int | None = identity("optimiser steps on these best answers", ge=1)
+    ppo_steps: int | None = identity("batches of PPO", ge=1)
     prompts: int | None = identity("prompts on which the result is measured", ge=1)
     budget: dict[str, float] = identity("seconds that each step may take on two CPU cores")
 
@@ -41,7 +47,7 @@ class Settings(StrictSettings):
 def steps(settings: Settings) -> list[Step]:
     """The steps in order; ``mini:<name>`` names them from anywhere."""
     lay = _Layout(settings)
-    return [*_written(lay), *_first_models(lay), *_drawn(lay), *_final_model(lay), *_rewarded(lay), *_compared(lay)]
+    return [*_written(lay), *_first_models(lay), *_drawn(lay), *_final_model(lay), *_rewarded(lay), *_aligned(lay)]
 
 
 class _Layout:
@@ -190,17 +196,53 @@ def _reward(lay: _Layout, name: str, data: str, **said: Any) -> Step:
     return lay.step(name, "reward", model__weights="step:sft", data=data, centre="step:careful", **said)
 
 
-def _compared(lay: _Layout) -> list[Step]:
-    """Pairs of answers and their grades, for those who ask."""
+def _aligned(lay: _Layout) -> list[Step]:
+    """The SFT model's own pairs, a reward model that knows them, the best of several answers, PPO, and a table."""
+    rule: dict[str, Any] = {
+        "reward__rule": "llama2",
+        "reward__model": "step:preference",
+        "reward__safety": "step:safety",
+    }
     return [
-        lay.rows("subjects", test=False, on_demand=True),
+        lay.rows("subjects", test=False),
         lay.step(
             "pairs",
             "pairs",
-            on_demand=True,
-            models=["step:sft", "step:first"],
+            models=["step:sft", "step:sft"],
+            temperatures=[1.0, 1.0],
             prompts="step:subjects",
-            count=lay.numbers.questions,
+            count=lay.numbers.own_pairs,
         ),
-        lay.step("label", "label", on_demand=True, pairs="step:pairs"),
+        lay.step("label", "label", pairs="step:pairs", judge="raters:helpfulness", aspect="helpfulness"),
+        lay.step("preference", "reward", model__weights="step:helpfulness", data="step:label", centre="step:careful"),
+        lay.step(
+            "pool",
+            "reject",
+            policy="step:sft",
+            prompts="step:prompts",
+            count=lay.numbers.pool,
+            gates_open={"unfinished": "keep"},
+            **rule,
+        ),
+        lay.step("rs", "sft", model__weights="step:sft", data="step:pool", optimisation__steps=lay.numbers.rs_steps),
+        lay.step(
+            "ppo",
+            "rl",
+            policy="step:rs",
+            prompts="step:prompts",
+            estimating__kind="gae",
+            estimating__whiten_advantages=True,
+            updating__steps=lay.numbers.ppo_steps,
+            watching__prompts=lay.numbers.prompts,
+            **rule,
+        ),
+        lay.step(
+            "versions",
+            "evaluate",
+            models=["step:sft", "step:rs", "step:ppo"],
+            prompts="step:prompts",
+            conversations="step:conversations",
+            reference="step:sft",
+            count=lay.numbers.prompts,
+        ),
     ]

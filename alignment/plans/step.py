@@ -19,8 +19,16 @@ class Step:
     stage: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     budget: float = 0.0
+    preset: str | None = None
+    """The settings are merged over those of ``stage=<stage>/<preset>``; null takes the stage's own."""
+
     on_demand: bool = False
     """Made only where another step, or a reference ``mini:<name>``, asks for it."""
+
+    @property
+    def option(self) -> str:
+        """What configures it: ``sft``, or ``sft/llama2``."""
+        return self.stage if self.preset is None else f"{self.stage}/{self.preset}"
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -38,10 +46,19 @@ def _named(value: Any) -> list[str]:
     return []
 
 
-def laid(name: str, stage: str, budget: Mapping[str, float], /, *, on_demand: bool = False, **said: Any) -> Step:
-    """A step by its settings, dots written as ``__``; what is null keeps the stage's own value.
+def laid(
+    name: str,
+    stage: str,
+    budget: Mapping[str, float],
+    /,
+    *,
+    preset: str | None = None,
+    on_demand: bool = False,
+    **said: Any,
+) -> Step:
+    """A step by its settings, dots written as ``__``; what is null keeps the stage's own value, or its preset's.
 
     ``budget`` holds seconds by step, or by stage for steps that are alike.
     """
     given = {key.replace("__", "."): value for key, value in said.items() if value is not None}
-    return Step(name, stage, given, budget.get(name, budget.get(stage, 0.0)), on_demand)
+    return Step(name, stage, given, budget.get(name, budget.get(stage, 0.0)), preset, on_demand)

@@ -13,11 +13,13 @@ from alignment.chat.tokenizers import Tokenizer
 from alignment.chat.types import Comparison, Conversation, Messages, Prompt
 from alignment.data import pairs
 from alignment.data import store as datasets
-from alignment.reporting import card, judges
+from alignment.reporting import card, judges, versions
 from alignment.store import Store
 
 if TYPE_CHECKING:
     from alignment.gemma.heads import Scale
+
+FIGURES = "plots.html"
 
 
 def model(artifact: Artifact) -> None:
@@ -82,6 +84,9 @@ def evaluation(artifact: Artifact) -> None:
     if "judges" in results:
         judges.show(results)
         return
+    if results.get("differences"):
+        versions.show(results)
+        return
     rows = [
         (name, measure, f"{one['estimate']:.3f}", f"{one['low']:.3f} … {one['high']:.3f}")
         for name, measures in results["models"].items()
@@ -94,6 +99,14 @@ def evaluation(artifact: Artifact) -> None:
         console.say()
         lines = [(skill, f"{value:.3f}") for skill, value in skills.items()]
         console.table(f"gold by skill: {name}", ("skill", "gold"), lines, right=("gold",))
+
+
+def figures(artifact: Artifact) -> None:
+    """Print where the page of figures is, of what has one."""
+    page = artifact.path / FIGURES
+    if page.is_file():
+        console.say()
+        console.say(f"figures, for a browser: {page}", style="dim")
 
 
 def _examples(artifact: Artifact, told: dict[str, Any], count: int, store: Store) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -12,6 +12,7 @@ from alignment.scoring.scorer import Scorer
 from alignment.settings import Settings, identity, text
 
 if TYPE_CHECKING:
+    from alignment.chat.types import Prompt
     from alignment.miniature.world import World
     from alignment.sampling.decoding import Respondent
     from alignment.sampling.endpoint import EndpointSettings
@@ -58,14 +59,16 @@ def open_scorer(
     *,
     label: str | None,
     text: Literal["answer", "dialogue"],
+    prompts: Sequence[Prompt] | None = None,
 ) -> Scorer:
-    """The miniature's truth (``world`` says which), a reward model here or served elsewhere, or a classifier.
+    """The miniature's truth (``world`` says which), a check, a reward model here or served elsewhere, or a classifier.
 
-    ``label`` is the class whose score counts, for a classifier with several; ``text`` is what it is given.
-    Raises :class:`UserError` for the truth of rows that are not from the miniature world.
+    ``label`` is the class whose score counts, for a classifier with several; ``text`` is what it is given. A check
+    reads what is right from the references of ``prompts``. Raises :class:`UserError` for the truth of rows that are
+    not from the miniature world, and for a check where prompts or their references are missing.
     """
-    if artifact.kind == "gold":
-        from alignment.scoring.gold import Gold
+    if artifact.kind in ("gold", "raters"):
+        from alignment.scoring.gold import Gold, Raters
 
         if world is None:
             raise UserError(
@@ -73,7 +76,19 @@ def open_scorer(
                 cause="Only there the truth about every answer is known.",
                 remedy="Name a reward model or a classifier.",
             )
-        return Gold(world, artifact.step.removeprefix("gold:"))  # type: ignore[arg-type]
+        kind, _, aspect = artifact.step.partition(":")
+        judge: type[Gold] | type[Raters] = Gold if kind == "gold" else Raters
+        return judge(world, aspect)  # type: ignore[arg-type]
+    if artifact.kind == "check":
+        from alignment.scoring.checkable import Checkable
+
+        if prompts is None:
+            raise UserError(
+                f"{artifact.step}: there are no prompts here whose references could be read",
+                cause="A program finds an answer right by the reference that a recipe gave its prompt.",
+                remedy="Name a reward model or a classifier.",
+            )
+        return Checkable(artifact.step.removeprefix("check:"), prompts)
     if artifact.kind == "remote":
         return _open_remote(artifact)
     from alignment.gemma.heads import is_reward

@@ -15,6 +15,9 @@ from alignment.artifacts import Artifact
 from alignment.chat.types import Messages
 from alignment.errors import UserError
 
+CERTAIN = 1e-3
+"""How near to certainty a probability may come where its logit is wanted."""
+
 
 class Scores(NamedTuple):
     """One number a dialogue, in three readings.
@@ -27,6 +30,17 @@ class Scores(NamedTuple):
     raw: list[float]
     reported: list[float]
     probability: list[float]
+
+    @property
+    def logits(self) -> list[float]:
+        """What is reported, on a reward model's scale: log p / (1 − p) where a scorer reports its probability p.
+
+        Certainty would be infinite there; p is held ``CERTAIN`` away from 0 and from 1, so within ±6.91 (our choice).
+        """
+        if self.reported != self.probability:
+            return self.reported
+        held = [min(max(value, CERTAIN), 1 - CERTAIN) for value in self.probability]
+        return [math.log(value / (1 - value)) for value in held]
 
 
 class Scorer(Protocol):

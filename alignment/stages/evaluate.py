@@ -1,4 +1,10 @@
-"""Measure models on held-out prompts: gold and other rewards, KL to a reference, perplexity."""
+"""Measure models on held-out prompts: gold and other rewards, KL to a reference, perplexity.
+
+Several models answer the same prompts with the same noise, and are compared prompt by prompt (``evals/versions.py``).
+``results.json`` holds ``models`` (every measure with its interval), ``arms`` (where several models are the seeds of
+one: the mean over them), and by model or arm ``differences`` (less that which ``against`` names), ``skills`` (mean gold
+by tag) and ``skill_differences`` (less the one before, and whether the skill fell).
+"""
 
 from __future__ import annotations
 
@@ -10,7 +16,7 @@ from alignment.artifacts import Artifact, Outcome
 from alignment.errors import UserError
 from alignment.scoring.opening import ClassifierReading
 from alignment.settings import Settings as StrictSettings
-from alignment.settings import execution, identity, reference
+from alignment.settings import execution, identity, reference, text
 from alignment.training.engine import EngineSettings
 
 if TYPE_CHECKING:
@@ -32,6 +38,9 @@ class Settings(StrictSettings):
     """``stage=evaluate``."""
 
     models: list[str] = reference("the models to measure, [a,b,…]", min_length=1)
+    names: list[str] | None = text(
+        "a name for each of them, [a,b,…]; those of one name are the seeds of one arm; null takes the steps' names"
+    )
     prompts: str = reference("a dataset of prompts to draw answers for")
     conversations: str | None = reference("a dataset of conversations for the perplexity of its answers; null skips it")
     rewards: list[str] | None = reference(
@@ -44,6 +53,9 @@ class Settings(StrictSettings):
     temperature: float = identity("at which answers are drawn; 0 takes the likeliest token", ge=0, le=5)
     top_p: float = identity("the smallest set of tokens with this share of the probability", gt=0, le=1)
     max_new_tokens: int = identity("length of an answer at most", ge=1)
+    against: Literal["first", "previous"] = identity(
+        "with which of several models each later one is compared; skills always with the one before"
+    )
     confidence: float = identity("of every interval", gt=0, lt=1)
     seed: int = identity("of the answers and of the bootstrap", ge=0)
     engine: EngineSettings = execution("where and how it runs")
@@ -51,17 +63,17 @@ class Settings(StrictSettings):
 
 def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
     """Write one row for every answer (answers.parquet) and every measure with its interval (results.json)."""
-    from alignment.evals.names import names_of
     from alignment.training import policies
     from alignment.training.engine import resolve
 
     engine = resolve(settings.engine)
-    names = names_of([inputs[f"models.{place}"] for place in range(len(settings.models))])
+    names = _names(settings, inputs)
     prompts = _prompts(settings, inputs)
-    scorers = _scorers(inputs, engine, settings.classifier)
+    scorers = _scorers(inputs, engine, settings.classifier, prompts)
     against = policies.open_policy(inputs["reference"], engine) if "reference" in inputs else None
     rows: list[dict[str, Any]] = []
     results: dict[str, dict[str, Interval]] = {}
+    values: dict[str, dict[str, np.ndarray]] = {}
     for place, name in enumerate(names):
         policy = policies.open_policy(inputs[f"models.{place}"], engine)
         drawn, ids = _draw(policy, prompts, settings, f"evaluate {name}" if len(names) > 1 else "evaluate")
@@ -69,18 +81,40 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
         if against is not None:
             measures["kl"] = _kl(policy, against, ids, drawn, engine)
         rows += _rows(name, prompts, drawn, policy, measures)
+        values[name] = measures
         results[name] = _intervals(measures, drawn, settings)
         if "conversations" in inputs:
             results[name]["perplexity"] = _perplexity(policy, inputs["conversations"], settings, engine)
-    _write(out, rows, results, settings)
-    _print(results)
+    told = _told(results, values, prompts, settings)
+    _write(out, rows, told)
+    _print(told)
     metrics = {
         (measure if len(names) == 1 else f"{name}/{measure}"): interval.estimate
         for name, measures_of in results.items()
         for measure, interval in measures_of.items()
     }
+    for name, one in told["skill_differences"].items():
+        metrics[f"{name}/skills_fallen"] = float(sum(skill["fell"] for skill in one["skills"].values()))
     headline = next((name for name in metrics if name.endswith("gold")), next(iter(metrics)))
     return Outcome("evaluation", metrics, headline, notes=engine.notes() | {"prompts": len(prompts)})
+
+
+def _names(settings: Settings, inputs: dict[str, Artifact]) -> list[str]:
+    """What the models are called; refuses one that is given twice."""
+    from alignment.evals.arms import labels_of
+    from alignment.evals.names import names_of
+
+    if settings.names is not None:
+        if len(settings.names) != len(settings.models):
+            raise UserError(
+                f"names: {len(settings.names)} names for {len(settings.models)} models", remedy="Give one for each."
+            )
+        return labels_of(settings.names)
+    names = names_of([inputs[f"models.{place}"] for place in range(len(settings.models))])
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"models: {twice} is there twice", remedy="Name every model once.")
+    return names
 
 
 def _prompts(settings: Settings, inputs: dict[str, Artifact]) -> list[Prompt]:
@@ -102,7 +136,9 @@ def _prompts(settings: Settings, inputs: dict[str, Artifact]) -> list[Prompt]:
     return prompts
 
 
-def _scorers(inputs: dict[str, Artifact], engine: Engine, reading: ClassifierReading) -> dict[str, Scorer]:
+def _scorers(
+    inputs: dict[str, Artifact], engine: Engine, reading: ClassifierReading, prompts: list[Prompt]
+) -> dict[str, Scorer]:
     """By the names of their measures: gold where the prompts are the miniature's own, and the rewards asked for."""
     from alignment.data import store
     from alignment.evals.names import names_of
@@ -114,7 +150,9 @@ def _scorers(inputs: dict[str, Artifact], engine: Engine, reading: ClassifierRea
     scorers: dict[str, Scorer] = {gold.name: gold for gold in golds}
     rewards = [artifact for key, artifact in inputs.items() if key.startswith("rewards.")]
     for name, artifact in zip(names_of(rewards), rewards, strict=True):
-        scorers[f"reward_{name}"] = open_scorer(artifact, engine, world, label=reading.label, text=reading.text)
+        scorers[f"reward_{name}"] = open_scorer(
+            artifact, engine, world, label=reading.label, text=reading.text, prompts=prompts
+        )
     return scorers
 
 
@@ -155,7 +193,7 @@ def _scored(
 
 
 def _kl(policy: Policy, against: Policy, prompts: list[list[int]], answers: list[Answer], engine: Engine) -> np.ndarray:
-    from alignment.evals.divergence import sequence_kl
+    from alignment.gemma.divergence import sequence_kl
 
     if policy.tokenizer.digest != against.tokenizer.digest:
         raise UserError(
@@ -221,45 +259,59 @@ def _rows(
     ]
 
 
-def _write(out: Path, rows: list[dict[str, Any]], results: dict[str, dict[str, Interval]], settings: Settings) -> None:
+def _told(
+    results: dict[str, dict[str, Interval]],
+    values: dict[str, dict[str, np.ndarray]],
+    prompts: list[Prompt],
+    settings: Settings,
+) -> dict[str, Any]:
+    """What results.json holds; ``values[model][measure]`` are those of every prompt."""
+    from alignment.chat.types import prompt_key
+    from alignment.evals import versions
+    from alignment.evals.intervals import Bootstrap
+
+    told: dict[str, Any] = {
+        "confidence": settings.confidence,
+        "models": {
+            name: {measure: interval._asdict() for measure, interval in measures.items()}
+            for name, measures in results.items()
+        },
+    }
+    resamples = Bootstrap([prompt_key(prompt.messages) for prompt in prompts], settings.confidence, settings.seed)
+    seeds = versions.seeds_of(list(values), settings.names)
+    arms = versions.averaged(values, seeds)
+    if len(arms) < len(values):
+        told["arms"] = versions.arms(values, seeds, resamples)
+    if not all("gold" in measures for measures in values.values()):
+        return told | {"differences": {}, "skills": {}, "skill_differences": {}}
+    tags = [prompt.tags for prompt in prompts]
+    overall = {name: measures["gold"] for name, measures in arms.items()}
+    return told | {
+        "differences": versions.differences(arms, versions.base_of(list(arms), settings.against), resamples),
+        "skills": versions.by_skill(overall, tags),
+        "skill_differences": versions.skill_differences(overall, tags, resamples),
+    }
+
+
+def _write(out: Path, rows: list[dict[str, Any]], told: dict[str, Any]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     beside = out / f"{ANSWERS}{files.TEMPORARY}"
     pq.write_table(pa.Table.from_pylist(rows), beside, compression="zstd")
     beside.replace(out / ANSWERS)
-    files.write_json(
-        out / RESULTS,
-        {
-            "confidence": settings.confidence,
-            "models": {
-                name: {measure: interval._asdict() for measure, interval in measures.items()}
-                for name, measures in results.items()
-            },
-            "skills": _by_skill(rows),
-        },
-    )
+    files.write_json(out / RESULTS, told)
 
 
-def _by_skill(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Mean gold for every model and tag."""
-    import numpy as np
+def _print(told: dict[str, Any]) -> None:
+    from alignment.reporting import versions
 
-    if not rows or "gold" not in rows[0]:
-        return {}
-    table: dict[str, dict[str, list[float]]] = {}
-    for row in rows:
-        for tag in row["tags"]:
-            table.setdefault(row["model"], {}).setdefault(tag, []).append(row["gold"])
-    return {
-        model: {tag: float(np.mean(values)) for tag, values in sorted(tags.items())} for model, tags in table.items()
-    }
-
-
-def _print(results: dict[str, dict[str, Interval]]) -> None:
+    if len(told["models"]) > 1:
+        versions.show(told)
+        return
     rows = [
-        (name, measure, f"{interval.estimate:.3f}", f"{interval.low:.3f} … {interval.high:.3f}")
-        for name, measures in results.items()
-        for measure, interval in measures.items()
+        (name, measure, f"{one['estimate']:.3f}", f"{one['low']:.3f} … {one['high']:.3f}")
+        for name, measures in told["models"].items()
+        for measure, one in measures.items()
     ]
     console.table("", ("model", "measure", "mean", "interval"), rows, right=("mean",))

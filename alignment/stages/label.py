@@ -52,8 +52,8 @@ class Settings(StrictSettings):
 
     pairs: str = reference("the pairs of answers: an artifact of stage=pairs")
     judge: str | None = reference(
-        "who judges: gold:<aspect>, a reward model (remote:<host>:<port> where one is served) or classifier, a policy "
-        "or endpoint:<model> as an LLM judge; null where people have"
+        "who judges: gold:<aspect>, raters:<aspect>, a reward model (remote:<host>:<port> where one is served) or "
+        "classifier, a policy or endpoint:<model> as an LLM judge; null where people have"
     )
     annotations: str | None = text("the file in which people have judged, from stage=annotate; null where a judge does")
     aspect: Literal["helpfulness", "safety", "overall"] = identity("what is compared")
@@ -81,13 +81,15 @@ class Settings(StrictSettings):
             raise UserError(
                 f"stage=label: {named} named", remedy="Name judge=<reference>, or annotations=<file> judge=null."
             )
-        gold = (settings.judge or "").partition("gold:")[2]
-        if gold and gold not in ("overall", "helpfulness", "safety"):
+        who, _, judged = (settings.judge or "").partition(":")
+        if who not in ("gold", "raters"):
+            return settings
+        if judged not in ("overall", "helpfulness", "safety"):
             raise UserError(f"judge={settings.judge}: there is no such truth", remedy="overall, helpfulness or safety.")
-        if gold and gold != settings.aspect:
+        if judged != settings.aspect:
             raise UserError(
                 f"judge={settings.judge}: judges another aspect than aspect={settings.aspect}",
-                remedy=f"Say aspect={gold}, or judge=gold:{settings.aspect}.",
+                remedy=f"Say aspect={judged}, or judge={who}:{settings.aspect}.",
             )
         return settings
 
@@ -149,7 +151,7 @@ def open_judge(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Pa
         return ByOpinion(respondent.name, LlmJudge(respondent, settings.rubric, settings.aspect))
     scorer = _scorer(artifact, settings, engine, directory)
     safety = scorer if settings.aspect == "safety" else None
-    if artifact.kind == "gold" and safety is None:
+    if artifact.kind in ("gold", "raters") and safety is None:
         safety = _scorer(artifacts.named("gold", "safety"), settings, engine, directory)
     return ByScore(scorer, settings.grades, safety=safety, safe_above=_safe_above(settings, safety))
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import field_validator
 
-from alignment import console, files
+from alignment import console
 from alignment.artifacts import Artifact, Outcome
 from alignment.errors import UserError, nearest
 from alignment.settings import Settings as StrictSettings
@@ -22,19 +20,14 @@ from alignment.training.optimisation import Optimisation, disk_for
 from alignment.training.tracking import TrackerSettings
 
 if TYPE_CHECKING:
-    from alignment.chat.types import Comparison
     from alignment.data.rows import Split
     from alignment.gemma.heads import Scale
-    from alignment.training.comparisons import Renderer
     from alignment.training.engine import Engine
-    from alignment.training.pair_rows import PairRow
+    from alignment.training.kept_pairs import KeptPairs
     from alignment.training.rewards import Reward
-
-    Pairs = list[tuple[Comparison, PairRow]]
 
 ALGORITHM_VERSION = 1
 HELD_OUT_PAIRS = 1_000
-LEFT_OUT = "left_out.jsonl"
 TABLES: dict[str, dict[str, float]] = {
     "none": {"significantly": 0.0, "better": 0.0, "slightly": 0.0, "negligibly": 0.0},
     "small": {"significantly": 1.0, "better": 2 / 3, "slightly": 1 / 3, "negligibly": 0.0},
@@ -71,7 +64,7 @@ class Settings(StrictSettings):
     )
     centre: str | None = reference("conversations whose answers score 0 on average once centred; null does not centre")
     too_long: Literal["refuse", "leave_out", "shorten"] = identity(
-        f"what becomes of a pair longer than the context; shorten drops its oldest turns; *_{LEFT_OUT} lists them"
+        "what becomes of a pair longer than the context; shorten drops its oldest turns; *_left_out.jsonl lists them"
     )
     max_left_out: float = identity("greatest share of the pairs that may be left out", ge=0, le=1)
     exchanged: float = identity("share of the training pairs to turn round, for experiments with noise", ge=0, lt=1)
@@ -166,56 +159,18 @@ def _begin(settings: Settings, inputs: dict[str, Artifact], engine: Engine, *, i
 # ── pairs ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _pairs(dataset: Artifact, split: Split, reward: Reward, settings: Settings, out: Path) -> Pairs:
+def _pairs(dataset: Artifact, split: Split, reward: Reward, settings: Settings, out: Path) -> KeptPairs:
     """The pairs of a split that fit the context, as ids; what became of the others is listed beside the model."""
-    from alignment.chat.types import Comparison
-    from alignment.data import store
-    from alignment.training.comparisons import Renderer, exchanged
+    from alignment.training.comparisons import Renderer
+    from alignment.training.kept_pairs import kept_pairs
 
-    if split != "train" and split not in store.card(dataset.path)["rows"]:
-        return []
     margins: Any = settings.margins.model_dump()
     renderer = Renderer(reward.tokenizer, reward.schema, reward.tokens_limit, margins, settings.too_long)
-    comparisons = []
-    for row in store.stream(dataset.path, split):
-        if not isinstance(row, Comparison):
-            raise UserError(
-                f"{dataset.path} holds no comparisons", remedy="stage=reward takes comparisons; stage=label makes them."
-            )
-        comparisons.append(row)
-    share = settings.exchanged if split == "train" else 0.0
-    kept = list(renderer.rows(exchanged(comparisons, share)))
-    _tell_fits(renderer, len(comparisons), split, settings, dataset, out)
-    return kept
+    exchange = settings.exchanged if split == "train" else 0.0
+    return kept_pairs(dataset.path, split, renderer, out, max_left_out=settings.max_left_out, exchange=exchange)
 
 
-def _tell_fits(renderer: Renderer, count: int, split: str, settings: Settings, dataset: Artifact, out: Path) -> None:
-    """List what was shortened or left out; refuse where that is not allowed, or too much."""
-    if not renderer.fits:
-        return
-    left = renderer.left_out
-    limit = f"The model's context is {renderer.limit:,} tokens."
-    if settings.too_long == "refuse":
-        raise UserError(
-            f"{dataset.path}: {len(left):,} pairs of {count:,} are too long, "
-            f"{left[0].id} with {left[0].tokens:,} tokens",
-            cause=limit,
-            remedy="Say too_long=shorten (oldest turns go first) or leave_out, or filter by length in the recipe.",
-        )
-    lines = "".join(json.dumps(asdict(fit) | {"split": split}) + "\n" for fit in renderer.fits)
-    files.write_atomic(out / f"{split}_{LEFT_OUT}", lines)
-    if len(left) > settings.max_left_out * count:
-        raise UserError(
-            f"{dataset.path}: {len(left):,} of {count:,} pairs do not fit, more than max_left_out="
-            f"{settings.max_left_out:g}",
-            cause=limit,
-            remedy=f"{out / f'{split}_{LEFT_OUT}'} lists them.",
-        )
-    shortened = len(renderer.fits) - len(left)
-    console.say(f"  {split}: {shortened:,} pairs without their oldest turns, {len(left):,} left out", style="yellow")
-
-
-def _check_labels(settings: Settings, pairs: Pairs, dataset: Artifact) -> None:
+def _check_labels(settings: Settings, pairs: KeptPairs, dataset: Artifact) -> None:
     """The safety loss needs answers of both kinds: with labels of one kind alone it moves every score to one side."""
     if not settings.safety_weight:
         return
@@ -237,7 +192,7 @@ def _told(labels: set[bool]) -> str:
 
 
 def _train(
-    reward: Reward, pairs: Pairs, settings: Settings, engine: Engine, out: Path
+    reward: Reward, pairs: KeptPairs, settings: Settings, engine: Engine, out: Path
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """Notes and metrics of the training."""
     from alignment.training import policies, preferences
@@ -282,7 +237,7 @@ def _save(reward: Reward, settings: Settings, inputs: dict[str, Artifact], engin
     return heads.read_scale(out) or Scale(0.0, absolute, reward.schema)
 
 
-def _measured(reward: Reward, pairs: Pairs, engine: Engine, confidence: float = 0.95) -> dict[str, float]:
+def _measured(reward: Reward, pairs: KeptPairs, engine: Engine, confidence: float = 0.95) -> dict[str, float]:
     """Accuracy on held-out pairs, in all and by grade; printed with intervals over prompts."""
     from alignment.data.grades import GRADES
     from alignment.evals import preferences

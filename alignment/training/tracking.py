@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,6 +53,15 @@ class Tracker:
             file.write(json.dumps(row) + "\n")
         if self._wandb is not None:
             self._wandb.log({"step": step, **metrics})
+
+    def table(self, name: str, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Show rows of text and numbers in W&B; what is kept on disk is the caller's."""
+        if self._wandb is not None and rows:
+            import wandb
+
+            columns: list[Any] = list(rows[0])
+            table = wandb.Table(columns=columns, data=[[row[column] for column in columns] for row in rows])
+            self._wandb.log({"step": step, name: table})
 
     def finish(self, summary: Mapping[str, float]) -> None:
         """Close the run with its closing numbers."""

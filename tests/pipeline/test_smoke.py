@@ -19,6 +19,7 @@ STEPS = (
     *("text", "tokenizer", "base", "conversations", "careful", "dialogues", "questions", "prompts"),
     *("first", "teach", "ghost", "preprompt", "mixture", "sft", "samples"),
     *("helpful_pairs", "safety_pairs", "helpful_mixture", "safety_mixture", "helpfulness", "safety", "judged"),
+    *("subjects", "pairs", "label", "preference", "pool", "rs", "ppo", "versions"),
 )
 
 

@@ -59,6 +59,10 @@ STAGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             *QUIET,
         ),
     ),
+    "dpo": (
+        ("sft", "helpful_mixture"),
+        ("stage=dpo", "model=latest:sft", "data=latest:helpful_mixture", "optimisation.epochs=null", *TRAINING, *QUIET),
+    ),
     "merge": (
         ("helpfulness", "safety", "careful"),
         ("stage=merge", "models=[latest:helpfulness,latest:safety]", "centre=latest:careful"),

@@ -1,0 +1,187 @@
+"""What reinforcement learning does in a world whose truth is known: rejection sampling, PPO, β, anchors, DPO.
+
+From one chat model that knows its facts: pairs of its own answers, compared by the miniature's people; for every seed a
+reward model, the best of several answers and a fine-tuning on them, PPO from there; RLOO from the chat model at
+several β under a fixed anchor, and under one that moves; DPO on the same comparisons. All are measured on the same
+prompts, by gold and by KL.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from alignment.plans.step import Step, laid
+from alignment.settings import Settings as StrictSettings
+from alignment.settings import identity, reference
+
+NEXT = ("python -m alignment.run stage=show target=latest:effects       gold, KL and differences by arm",)
+
+
+class Settings(StrictSettings):
+    """The plan's numbers."""
+
+    shape: str = identity("size of the policy, by preset")
+    reward_shape: str = identity("size of the reward models, by preset: larger, as Gemma 2's")
+    tokenizer: str = reference("its tokenizer")
+    text: str = reference("what it is pre-trained on")
+    conversations: str = reference("what it is then fine-tuned on")
+    pretrain_steps: int = identity("optimiser steps of the base model", ge=1)
+    sft_steps: int = identity("optimiser steps of the chat model", ge=1)
+    subjects: str = reference("prompts to which pairs of answers are drawn")
+    judge: str = reference("who compares them")
+    aspect: str = identity("what is compared")
+    prompts: str = reference("prompts to learn from; the test split measures")
+    count: int = identity("prompts to measure by", ge=1)
+    seeds: list[int] = identity("of each arm", min_length=1)
+    pool: int = identity("prompts to which the best answer is kept", ge=1)
+    samples: int = identity("answers to each of them (K)", ge=2)
+    rs_steps: int = identity("optimiser steps on the best answers", ge=1)
+    ppo_steps: int = identity("batches of PPO", ge=1)
+    ppo_beta: float = identity("its weight of the KL divergence", ge=0)
+    rloo_steps: int = identity("batches of RLOO", ge=1)
+    learning_rate: float = identity("of every run of reinforcement learning", gt=0, le=1)
+    betas: list[float] = identity("weights of the KL divergence to compare under a fixed anchor", min_length=1)
+    ema_beta: float = identity("weight of the KL divergence under the moving anchor; one of betas", ge=0)
+    ema_rate: float = identity("its rate μ", gt=0, le=1)
+    dpo_beta: float = identity("DPO's β", gt=0)
+    budget: dict[str, float] = identity("seconds that each step may take on two CPU cores")
+
+
+def steps(settings: Settings) -> list[Step]:
+    """The chat model, its comparisons, every arm with every seed, and the measurement of all."""
+    arms = [(name, seed) for name in _arms(settings) for seed in settings.seeds]
+    models = ["step:chat", *(f"step:{name}_{seed}" for name, seed in arms)]
+    return [
+        *_chat(settings),
+        *(step for seed in settings.seeds for step in _seed(settings, seed)),
+        laid(
+            "effects",
+            "evaluate",
+            settings.budget,
+            models=models,
+            names=["chat", *(name for name, _ in arms)],
+            prompts=settings.prompts,
+            conversations=settings.conversations,
+            rewards=[f"step:reward_{settings.seeds[0]}"],
+            reference="step:chat",
+            count=settings.count,
+        ),
+    ]
+
+
+def _arms(numbers: Settings) -> list[str]:
+    return ["rs", "ppo", *(f"rloo_{beta:g}" for beta in numbers.betas), f"ema_{numbers.ema_beta:g}", "dpo"]
+
+
+def _chat(numbers: Settings) -> list[Step]:
+    """A chat model, and pairs of its answers with grades."""
+    return [
+        *_core(numbers, numbers.shape, "base", "chat"),
+        *_core(numbers, numbers.reward_shape, "large_base", "large_chat"),
+        laid(
+            "pairs",
+            "pairs",
+            numbers.budget,
+            models=["step:chat", "step:chat"],
+            temperatures=[1.0, 1.0],
+            prompts=numbers.subjects,
+        ),
+        laid("label", "label", numbers.budget, pairs="step:pairs", judge=numbers.judge, aspect=numbers.aspect),
+    ]
+
+
+def _core(numbers: Settings, shape: str, base: str, chat: str) -> list[Step]:
+    """A model of a size that knows its facts and has learned to answer."""
+    return [
+        laid(
+            base,
+            "pretrain",
+            numbers.budget,
+            shape=shape,
+            tokenizer=numbers.tokenizer,
+            data=numbers.text,
+            optimisation__steps=numbers.pretrain_steps,
+        ),
+        laid(
+            chat,
+            "sft",
+            numbers.budget,
+            model__weights=f"step:{base}",
+            data=numbers.conversations,
+            optimisation__steps=numbers.sft_steps,
+        ),
+    ]
+
+
+def _seed(numbers: Settings, seed: int) -> list[Step]:
+    """All arms of one seed."""
+    reward: dict[str, Any] = {"reward__model": f"step:reward_{seed}"}
+    rloo: dict[str, Any] = {"estimating__kind": "rloo", "updating__steps": numbers.rloo_steps}
+    ppo: dict[str, Any] = {
+        "estimating__kind": "gae",
+        "estimating__whiten_advantages": True,
+        "critic__init": "policy",
+        "critic__warmup": 5,
+        "updating__steps": numbers.ppo_steps,
+        "anchoring__beta": numbers.ppo_beta,
+    }
+    moving: dict[str, Any] = {
+        "anchoring__kind": "ema",
+        "anchoring__rate": numbers.ema_rate,
+        "anchoring__beta": numbers.ema_beta,
+    }
+    return [
+        laid(
+            f"reward_{seed}", "reward", numbers.budget, model__weights="step:large_chat", data="step:label", seed=seed
+        ),
+        laid(
+            f"pool_{seed}",
+            "reject",
+            numbers.budget,
+            policy="step:chat",
+            prompts=numbers.prompts,
+            count=numbers.pool,
+            samples=numbers.samples,
+            temperatures=[1.0],
+            seed=seed,
+            **reward,
+        ),
+        laid(
+            f"rs_{seed}",
+            "sft",
+            numbers.budget,
+            model__weights="step:chat",
+            data=f"step:pool_{seed}",
+            seed=seed,
+            optimisation__steps=numbers.rs_steps,
+        ),
+        _learned(numbers, f"ppo_{seed}", seed, policy=f"step:rs_{seed}", **ppo, **reward),
+        *(
+            _learned(numbers, f"rloo_{beta:g}_{seed}", seed, anchoring__beta=beta, **rloo, **reward)
+            for beta in numbers.betas
+        ),
+        _learned(numbers, f"ema_{numbers.ema_beta:g}_{seed}", seed, **moving, **rloo, **reward),
+        laid(
+            f"dpo_{seed}",
+            "dpo",
+            numbers.budget,
+            model__weights="step:chat",
+            data="step:label",
+            beta=numbers.dpo_beta,
+            seed=seed,
+        ),
+    ]
+
+
+def _learned(numbers: Settings, name: str, seed: int, *, policy: str = "step:chat", **said: Any) -> Step:
+    return laid(
+        name,
+        "rl",
+        numbers.budget,
+        policy=policy,
+        prompts=numbers.prompts,
+        updating__learning_rate=numbers.learning_rate,
+        watching__rewards=["gold:overall"],
+        seed=seed,
+        **said,
+    )

@@ -1,0 +1,99 @@
+"""From rewards to advantages: PPO's with a critic, RLOO's within a group, REINFORCE's against a baseline.
+
+Axes: B answers, T tokens, P prompts, K answers to one prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from alignment.objectives import policy
+from alignment.objectives.policy import Level
+from alignment.objectives.tokens import kl_k1, masked_sum, masked_whiten
+from alignment.rl.episodes import Episodes
+from alignment.rl.settings import Estimating
+
+Total = Callable[[Tensor], Tensor]
+"""Sums a tensor over all processes."""
+
+
+@dataclass
+class RunningMean:
+    """The mean of all returns of the steps before, for REINFORCE (arXiv 2402.14740, §2.1)."""
+
+    total: float = 0.0
+    count: float = 0.0
+
+    def add(self, returns_B: Tensor, total: Total) -> None:
+        """Take a batch in, after it was compared with what came before it."""
+        self.total += float(total(returns_B.double().sum()))
+        self.count += float(total(torch.tensor(float(len(returns_B)), device=returns_B.device)))
+
+    @property
+    def mean(self) -> float:
+        """0 while there is nothing: the first batch is compared with nothing."""
+        return self.total / self.count if self.count else 0.0
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What an update learns from: ``advantages_BT``, ``returns_BT`` for a critic, and answers that teach nothing.
+
+    ``rewards_B`` is what is maximised: the score less the KL penalty, where that is part of the reward. ``idle`` counts
+    answers of groups that all have the same return: their advantage is 0.
+    """
+
+    advantages_BT: Tensor
+    returns_BT: Tensor | None
+    level: Level
+    rewards_B: Tensor
+    idle: int
+
+
+def targets(
+    episodes: Episodes, numbers: Estimating, *, beta: float, baseline: RunningMean, total: Total = lambda one: one
+) -> Targets:
+    """Advantages of a batch. ``beta`` is the weight of the KL penalty in the reward; 0 where it is in the loss."""
+    assert episodes.judged is not None, "first judged, then learned from"
+    assert episodes.anchor_BT is not None, "first read, then learned from"
+    mask_BT, old_BT, anchor_BT = episodes.mask_BT, episodes.old_BT, episodes.anchor_BT
+    scores_B = torch.as_tensor(episodes.judged.total, dtype=torch.float32, device=mask_BT.device)
+    rewards_B = scores_B - beta * masked_sum(kl_k1(old_BT, anchor_BT), mask_BT, -1)
+    if numbers.kind == "gae":
+        assert episodes.values_BT is not None, "gae has a critic"
+        rewards_BT = policy.shaped_rewards(scores_B, old_BT, anchor_BT, mask_BT, beta=beta)
+        if numbers.whiten_rewards:
+            rewards_BT = masked_whiten(rewards_BT, mask_BT, center=False, total=total)
+        found = policy.gae(rewards_BT, episodes.values_BT, mask_BT, gamma=numbers.gamma, lam=numbers.lam)
+        advantages_BT = found.advantages_BT
+        if numbers.whiten_advantages:
+            advantages_BT = masked_whiten(advantages_BT, mask_BT, center=True, total=total)
+        return Targets(advantages_BT, found.returns_BT, "token", rewards_B, 0)
+    advantages_B, idle = _of_answers(rewards_B, episodes.samples, numbers, baseline, total)
+    if numbers.whiten_advantages:
+        advantages_B = masked_whiten(advantages_B, torch.ones_like(advantages_B), center=True, total=total)
+    advantages_BT = torch.where(mask_BT, advantages_B[:, None], torch.zeros_like(old_BT))
+    return Targets(advantages_BT, None, "answer", rewards_B, idle)
+
+
+def _of_answers(
+    rewards_B: Tensor, samples: int, numbers: Estimating, baseline: RunningMean, total: Total
+) -> tuple[Tensor, int]:
+    """``advantages_B``, an answer being one action, and how many are 0 because their group is all alike."""
+    if numbers.kind == "rloo":
+        groups_PK = rewards_B.view(-1, samples)
+        alike_P = (groups_PK == groups_PK[:, :1]).all(-1)
+        return policy.leave_one_out(groups_PK).flatten(), int(alike_P.sum()) * samples
+    if numbers.baseline == "mean":
+        count = total(torch.tensor(float(len(rewards_B)), device=rewards_B.device))
+        others_B = (total(rewards_B.sum()) - rewards_B) / (count - 1)
+        return rewards_B - others_B, 0
+    if numbers.baseline == "running":
+        advantages_B = rewards_B - baseline.mean
+        baseline.add(rewards_B, total)
+        return advantages_B, 0
+    return rewards_B, 0

@@ -1,0 +1,79 @@
+"""What the policy is worth on prompts that it does not learn from: a point of the KL–reward front."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import nn
+
+from alignment.chat.render import answer_text, prompt_ids
+from alignment.chat.types import Message, Prompt
+from alignment.errors import UserError
+from alignment.gemma.divergence import sequence_kl
+from alignment.rl.control import Point
+from alignment.rl.settings import Drawing
+from alignment.sampling.sampler import Answer, Sampler
+from alignment.scoring.combine import Reward
+from alignment.scoring.scorer import Scorer
+from alignment.training.policies import Policy
+
+SEED = 1_000_003
+"""Of the draws, the same at every measurement: differences between two points are of the policy alone."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The prompts, and what is measured on them: the reward itself, further scorers, the KL to ``start``."""
+
+    prompts: Sequence[Prompt]
+    reward: Reward
+    others: Mapping[str, Scorer]
+    start: nn.Module
+    policy: Policy
+    drawing: Drawing
+    device: str
+
+    def measure(self, model: nn.Module, step: int) -> tuple[Point, list[dict[str, str | float]]]:
+        """The point of ``model`` at ``step``, and every prompt with its answer and its scores."""
+        ids = [prompt_ids(prompt.messages, self.policy.tokenizer) for prompt in self.prompts]
+        answers = self._answers(model, ids)
+        texts = [answer_text(answer.ids, self.policy.tokenizer) for answer in answers]
+        judged = self.reward.score(
+            self.prompts, texts, [len(answer.ids) for answer in answers], [answer.finished for answer in answers]
+        ).score
+        dialogues = [
+            (*prompt.messages, Message("assistant", text)) for prompt, text in zip(self.prompts, texts, strict=True)
+        ]
+        others = {name: np.asarray(scorer.score(dialogues).reported) for name, scorer in self.others.items()}
+        for name, values in others.items():
+            if not np.isfinite(values).all():
+                raise UserError(
+                    f"{name} gives a score that is not a number", remedy="Leave it out of watching.rewards."
+                )
+        kl = sequence_kl(model, self.start, ids, [answer.ids for answer in answers], self.device)
+        means = {name: float(values.mean()) for name, values in others.items()}
+        rows: list[dict[str, str | float]] = [
+            {
+                "step": step,
+                "prompt": prompt.messages[-1].content,
+                "answer": text,
+                "reward": float(judged[place]),
+                "kl": float(kl[place]),
+                **{name: float(values[place]) for name, values in others.items()},
+            }
+            for place, (prompt, text) in enumerate(zip(self.prompts, texts, strict=True))
+        ]
+        return Point(step, float(kl.mean()), float(judged.mean()), means), rows
+
+    def _answers(self, model: nn.Module, ids: list[list[int]]) -> list[Answer]:
+        tokenizer = self.policy.tokenizer
+        sampler = Sampler(model, stop_ids=self.policy.stop_ids, pad_id=tokenizer.pad_id)
+        return sampler.draw(
+            ids,
+            [prompt.id for prompt in self.prompts],
+            temperature=self.drawing.temperature,
+            max_new_tokens=self.drawing.max_new_tokens,
+            seed=SEED,
+        )

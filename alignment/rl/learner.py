@@ -1,0 +1,338 @@
+"""What learns: policy and critic in one engine (Accelerate, DeepSpeed), one backward pass over their summed losses.
+
+Axes: B answers, T tokens, S tokens of all answers of a forward pass.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+
+if not torch.cuda.is_available():
+    # DeepSpeed, where installed, would otherwise look for an accelerator and print that there is none.
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+import numpy as np
+from accelerate import Accelerator
+from accelerate.utils import DeepSpeedPlugin
+from safetensors.torch import save_file
+from torch import Tensor
+
+from alignment import files, parts
+from alignment.errors import UserError
+from alignment.gemma import branches
+from alignment.gemma.roles import Roles
+from alignment.objectives import policy
+from alignment.objectives.tokens import kl_k3, masked_sum
+from alignment.rl.advantages import Targets
+from alignment.rl.episodes import Episodes, Pass, passes
+from alignment.rl.order import minibatches
+from alignment.rl.settings import Critic, Updating
+from alignment.training.engine import Engine, deepspeed_config
+
+TOKENS_A_PASS = {"cpu": 4_096, "cuda": 65_536}
+"""Of a forward pass without gradients; one with gradients has engine.micro_batch answers, where that is said."""
+
+
+class Sums(defaultdict[str, float]):
+    """Numbers by name, to which others are added."""
+
+    def __init__(self) -> None:
+        super().__init__(float)
+
+    def add(self, **more: float) -> None:
+        """Add each number to the one of its name."""
+        for name, value in more.items():
+            self[name] += value
+
+
+class Learner:
+    """The roles in their engine, with their optimiser."""
+
+    def __init__(
+        self,
+        roles: Roles,
+        updating: Updating,
+        critic: Critic,
+        engine: Engine,
+        *,
+        temperature: float,
+        pad_id: int,
+        seed: int,
+    ) -> None:
+        self.roles, self.numbers, self.critic, self.engine = roles, updating, critic, engine
+        self.temperature, self.pad_id, self.seed = temperature, pad_id, seed
+        self.share = all(branches.shares_prompts(model) for model in roles.children())
+        self.accelerator = _accelerator(engine, updating)
+        rates = {"policy": updating.learning_rate, "critic": critic.learning_rate}
+        groups = [
+            {"params": some, "lr": rates[role], "peak": rates[role], "role": role, "weight_decay": decay}
+            for role, parameters in roles.groups().items()
+            for some, decay in _by_decay(parameters, updating.weight_decay)
+        ]
+        optimiser = torch.optim.AdamW(
+            groups, betas=(updating.beta1, updating.beta2), eps=updating.epsilon, fused=not engine.settings.zero
+        )
+        roles.train()
+        self.model, self.optimiser = self.accelerator.prepare(roles, optimiser)
+
+    # ── reading ──────────────────────────────────────────────────────────────────────────────────
+
+    @torch.no_grad()
+    def read(self, episodes: Episodes, *, old: bool) -> None:
+        """Fill in the anchor's log-probabilities, the critic's values, and, where ``old``, the policy's own.
+
+        Otherwise the policy's are those at which the sampler drew: its arithmetic differs from the one here by
+        rounding alone.
+        """
+        width = episodes.mask_BT.shape[1]
+        wanted = ["anchor_BT"] + (["values_BT"] if self.roles.has_critic else []) + (["old_BT"] if old else [])
+        filled = {name: torch.zeros_like(episodes.drawn_BT) for name in wanted}
+        self.roles.eval()
+        for one in self._passes(episodes, range(len(episodes.prompts)), None):
+            with self.accelerator.autocast():
+                found = {"anchor_BT": self.roles.anchor_logprobs(one.lines, one.where, self.temperature)}
+                if old:
+                    outputs = self.model(one.lines, one.where, self.temperature)
+                    found |= {"old_BT": outputs.logprobs_S, "values_BT": outputs.values_S}
+                elif self.roles.has_critic:
+                    found["values_BT"] = self.roles.values(one.lines, one.where)
+            for name, padded_BT in filled.items():
+                padded_BT[one.rows] = one.padded(found[name].float(), width)
+        self.roles.train()
+        for name, padded_BT in filled.items():
+            setattr(episodes, name, padded_BT)
+
+    # ── learning ─────────────────────────────────────────────────────────────────────────────────
+
+    def update(
+        self, episodes: Episodes, targets: Targets, *, step: int, beta_in_loss: float, out: Path
+    ) -> dict[str, float]:
+        """Go through a batch as the numbers say. Returns measures of the whole update, over all processes.
+
+        Raises :class:`UserError` where a loss or a gradient stops being a number; the batch is saved.
+        """
+        numbers, sums = self.numbers, Sums()
+        self._set_rates(step)
+        groups = numbers.minibatch // episodes.samples // self.engine.world
+        norms: dict[str, list[float]] = {}
+        for epoch in range(numbers.epochs):
+            for some in minibatches(len(episodes.prompts), groups, step=step, epoch=epoch, seed=self.seed):
+                self._learn(episodes, targets, some, step, beta_in_loss, sums, out, fresh=not norms)
+                for role, norm in self._step(step, out).items():
+                    norms.setdefault(role, []).append(norm)
+        return _measures(self._total(sums)) | {
+            f"gradient/{role}": float(np.mean(values)) for role, values in norms.items()
+        }
+
+    def _learn(
+        self,
+        episodes: Episodes,
+        targets: Targets,
+        groups: list[int],
+        step: int,
+        beta_in_loss: float,
+        sums: Sums,
+        out: Path,
+        *,
+        fresh: bool,
+    ) -> None:
+        """Gradients of one minibatch, a forward pass at a time. ``fresh``: the policy is still the one that drew."""
+        rows = episodes.rows(groups)
+        tokens, answers = float(episodes.mask_BT[rows].sum()), float(len(rows))
+        # Gradients are averaged over processes, and every mean is over the global minibatch.
+        tokens, answers = (float(one) / self.engine.world for one in self._sum(torch.tensor([tokens, answers])))
+        terms = tokens if targets.level == "token" else answers
+        learns = 0.0 if step < self.critic.warmup and self.roles.has_critic else 1.0
+        every = list(self._passes(episodes, groups, self.engine.settings.micro_batch))
+        for place, one in enumerate(every):
+            last = place + 1 == len(every)
+            with self._accumulating(last), self.accelerator.autocast():
+                outputs = self.model(one.lines, one.where, self.temperature)
+                if fresh:
+                    moved = self._moved(episodes, one, outputs.logprobs_S)
+                    sums["first_ratio"] = max(sums["first_ratio"], moved)
+                loss = (
+                    self._policy_loss(episodes, targets, one, outputs.logprobs_S, beta_in_loss, sums) * learns / terms
+                )
+                if outputs.values_S is not None:
+                    loss = loss + self._value_loss(episodes, targets, one, outputs.values_S, sums) / tokens
+                if not bool(torch.isfinite(loss)):
+                    self._refuse(f"the loss is {loss.item()} at step {step}", one, out)
+                self.accelerator.backward(loss)
+
+    @staticmethod
+    def _moved(episodes: Episodes, one: Pass, logprobs_S: Tensor) -> float:
+        """The largest \|log ρ\| of a token: nothing but rounding before the first step."""
+        mask_BT, old_BT = episodes.mask_BT[one.rows], episodes.old_BT[one.rows]
+        return float(((one.padded(logprobs_S.detach(), mask_BT.shape[1]) - old_BT).abs() * mask_BT).amax())
+
+    def _policy_loss(
+        self, episodes: Episodes, targets: Targets, one: Pass, logprobs_S: Tensor, beta: float, sums: Sums
+    ) -> Tensor:
+        mask_BT, old_BT = episodes.mask_BT[one.rows], episodes.old_BT[one.rows]
+        logprobs_BT = one.padded(logprobs_S, mask_BT.shape[1])
+        weights_BT = None if episodes.weights_BT is None else episodes.weights_BT[one.rows]
+        found = policy.clipped_policy_loss(
+            logprobs_BT,
+            old_BT,
+            targets.advantages_BT[one.rows],
+            mask_BT,
+            clip=self.numbers.clip,
+            level=targets.level,
+            weights_BT=weights_BT,
+        )
+        loss = found.loss
+        if beta:
+            anchor_BT = episodes.anchor_BT
+            assert anchor_BT is not None
+            loss = loss + beta * masked_sum(kl_k3(logprobs_BT, anchor_BT[one.rows]), mask_BT)
+        sums.add(
+            policy_loss=float(loss.detach()),
+            terms=float(found.terms),
+            clipped=float(found.clipped),
+            drift=float(found.drift),
+        )
+        return loss
+
+    def _value_loss(self, episodes: Episodes, targets: Targets, one: Pass, values_S: Tensor, sums: Sums) -> Tensor:
+        assert episodes.values_BT is not None, "values were read before they are learned"
+        assert targets.returns_BT is not None, "a critic has something to learn"
+        mask_BT = episodes.mask_BT[one.rows]
+        found = policy.clipped_value_loss(
+            one.padded(values_S, mask_BT.shape[1]),
+            episodes.values_BT[one.rows],
+            targets.returns_BT[one.rows],
+            mask_BT,
+            clip=self.critic.clip,
+        )
+        sums.add(
+            value_loss=float(found.loss.detach()), value_terms=float(found.terms), value_clipped=float(found.clipped)
+        )
+        return self.critic.coefficient * found.loss
+
+    def _step(self, step: int, out: Path) -> dict[str, float]:
+        """One optimiser step, the gradient of each role clipped by itself. Returns the norms before."""
+        norms: dict[str, float] = {}
+        if self.engine.settings.zero:
+            # DeepSpeed has stepped with the last backward pass, and clipped over everything.
+            norm = self.model.get_global_grad_norm()
+            norms = {"all": float(norm) if norm is not None else math.nan}
+        else:
+            for role, parameters in self.roles.groups().items():
+                norms[role] = float(torch.nn.utils.clip_grad_norm_(parameters, self.numbers.clip_norm))
+        if not all(math.isfinite(norm) for norm in norms.values()):
+            self._refuse(f"the gradient's norm is {norms} at step {step}", None, out)
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        return norms
+
+    def _set_rates(self, step: int) -> None:
+        numbers = self.numbers
+        share = 1.0 if numbers.schedule == "constant" else 1 - step / numbers.steps
+        share *= min(1.0, (step + 1) / (numbers.warmup_steps + 1))
+        for group in self.optimiser.param_groups:
+            waits = group["role"] == "policy" and self.roles.has_critic and step < self.critic.warmup
+            group["lr"] = 0.0 if waits else group["peak"] * share
+
+    # ── processes ────────────────────────────────────────────────────────────────────────────────
+
+    def _passes(self, episodes: Episodes, groups: Iterable[int], answers: int | None) -> Iterator[Pass]:
+        device = self.engine.device
+        tokens = 2**62 if answers is not None else TOKENS_A_PASS[device]
+        return passes(
+            episodes,
+            list(groups),
+            answers=answers,
+            tokens=tokens,
+            pad_id=self.pad_id,
+            share=self.share,
+            device=device,
+        )
+
+    def _accumulating(self, last: bool) -> Any:
+        """Gradients of the processes meet at the last forward pass of a minibatch."""
+        self.accelerator.sync_gradients = last
+        return nullcontext() if last or self.engine.settings.zero else self.accelerator.no_sync(self.model)
+
+    def _sum(self, values: Tensor) -> Tensor:
+        """Over all processes."""
+        if self.engine.world == 1:
+            return values
+        return self.accelerator.reduce(values.to(self.accelerator.device), "sum")
+
+    total = _sum
+
+    def _total(self, sums: Sums) -> dict[str, float]:
+        first, names = sums.pop("first_ratio"), sorted(sums)
+        summed = self._sum(torch.tensor([sums[name] for name in names], dtype=torch.float64)).tolist()
+        return dict(zip(names, summed, strict=True)) | {"first_ratio": first}
+
+    def gather(self, values: np.ndarray) -> np.ndarray:
+        """Values of all processes behind each other."""
+        if self.engine.world == 1:
+            return values
+        return self.accelerator.gather(torch.from_numpy(values).to(self.accelerator.device)).cpu().numpy()
+
+    def _refuse(self, problem: str, one: Pass | None, out: Path) -> None:
+        path = out / parts.FOLDER / f"not_a_number_{self.accelerator.process_index}.safetensors"
+        where = ""
+        if one is not None:
+            files.make_folder(path.parent)
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in one.lines.items()}, path)
+            where = f"; the batch is in {path}"
+        raise UserError(
+            problem,
+            cause="A learning rate that is too high, or weights that were damaged before.",
+            remedy=f"Lower updating.learning_rate or critic.learning_rate{where}; the last checkpoint is from before.",
+        )
+
+
+def _accelerator(engine: Engine, updating: Updating) -> Accelerator:
+    config = deepspeed_config(engine)
+    plugin = None
+    if config is not None:
+        config = config | {
+            "gradient_clipping": updating.clip_norm,
+            "train_micro_batch_size_per_gpu": 1,
+            "gradient_accumulation_steps": 1,
+            "train_batch_size": engine.world,
+            "bf16": {"enabled": False},
+            "zero_allow_untested_optimizer": True,
+        }
+        plugin = DeepSpeedPlugin(hf_ds_config=config)
+    return Accelerator(
+        cpu=engine.device == "cpu",
+        mixed_precision="bf16" if engine.bf16 and plugin is None else "no",
+        deepspeed_plugin=plugin,
+    )
+
+
+def _by_decay(parameters: list[torch.nn.Parameter], decay: float) -> Iterator[tuple[list[torch.nn.Parameter], float]]:
+    """Matrices decay, norms do not."""
+    for some, share in (([p for p in parameters if p.ndim > 1], decay), ([p for p in parameters if p.ndim <= 1], 0.0)):
+        if some:
+            yield some, share
+
+
+def _measures(sums: dict[str, float]) -> dict[str, float]:
+    terms = max(sums["terms"], 1.0)
+    measures = {
+        "loss/policy": sums["policy_loss"] / terms,
+        "update/clipped": sums["clipped"] / terms,
+        "update/kl_old": sums["drift"] / terms,
+        "update/first_ratio": sums["first_ratio"],
+    }
+    if "value_terms" in sums:
+        measures |= {
+            "loss/critic": sums["value_loss"] / sums["value_terms"],
+            "update/value_clipped": sums["value_clipped"] / sums["value_terms"],
+        }
+    return measures

@@ -1,0 +1,330 @@
+"""Reinforcement learning from rewards: PPO with a critic, RLOO or REINFORCE, under a fixed or a moving anchor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from alignment import console, files
+from alignment.artifacts import Artifact, Outcome
+from alignment.errors import UserError
+from alignment.rl.settings import Anchoring, Critic, Drawing, Estimating, Server, Updating, Watching, check
+from alignment.scoring.combine import RewardSettings
+from alignment.settings import Settings as StrictSettings
+from alignment.settings import execution, identity, reference
+from alignment.training.engine import EngineSettings
+from alignment.training.model_settings import AdapterSettings
+from alignment.training.tracking import TrackerSettings
+
+if TYPE_CHECKING:
+    import torch
+
+    from alignment.chat.types import Prompt
+    from alignment.gemma.roles import Roles
+    from alignment.rl.loop import Course
+    from alignment.sampling.drawer import Drawer
+    from alignment.scoring.scorer import Scorer
+    from alignment.training.engine import Engine
+    from alignment.training.policies import Policy
+
+ALGORITHM_VERSION = 1
+PLOTS = "plots.html"
+
+
+class Settings(StrictSettings):
+    """``stage=rl``."""
+
+    policy: str = reference("the policy to start from")
+    attention: Literal["auto", "eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3"] = execution(
+        "attention kernel; auto chooses by model and device, and a wrong choice is refused"
+    )
+    prompts: str = reference("a dataset of prompts: train to learn from, valid to measure by")
+    count: int | None = identity("training prompts at most, the first; null takes all", ge=1)
+    reward: RewardSettings = identity("what an answer is worth")
+    roles: Literal["separate", "shared"] = identity(
+        "separate: policy, anchor and critic are models of their own; shared: adapters on one frozen trunk"
+    )
+    half_trunk: bool = execution(
+        "shared: keep the frozen projections in bf16, under bf16 arithmetic, where that changes no bit of any role"
+    )
+    adapter: AdapterSettings = identity("separate: train all weights or adapters; shared: the adapters' shape")
+    drawing: Drawing = identity("how answers are drawn")
+    server: Server = execution("what draws them, where it is not this process")
+    estimating: Estimating = identity("from rewards to advantages")
+    anchoring: Anchoring = identity("what the policy is held to")
+    critic: Critic = identity("gae: the critic")
+    updating: Updating = identity("how it learns")
+    watching: Watching = identity("held-out prompts along the way")
+    seed: int = identity("of the draws, of the order of prompts and minibatches, and of fresh adapters", ge=0)
+    engine: EngineSettings = execution("where and how it runs")
+    tracker: TrackerSettings = execution("where its metrics go")
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], where: str = "settings") -> Settings:
+        """Validate, the rules between keys included."""
+        settings: Settings = super().parse(values, where)
+        check(settings.drawing, settings.estimating, settings.anchoring, settings.updating)
+        if settings.roles == "shared" and settings.adapter.kind != "lora":
+            raise UserError(
+                f"adapter.kind={settings.adapter.kind}: roles that share a trunk are adapters on it",
+                remedy="Say adapter.kind=lora.",
+            )
+        if settings.adapter.kind == "qlora":
+            raise UserError("adapter.kind=qlora: is not for stage=rl", remedy="Say adapter.kind=lora or none.")
+        return settings
+
+
+def disk_needed(settings: Settings) -> int:
+    """Bytes for the model and its checkpoints."""
+    from alignment.training.optimisation import disk_for
+
+    return disk_for(None) * (2 if settings.estimating.kind == "gae" else 1)
+
+
+def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
+    """Train, measure on the way, write a policy's directory, with metrics, front and samples (jsonl) and plots.html."""
+    from alignment.chat.types import row_key
+    from alignment.data import seen
+    from alignment.rl import loop
+    from alignment.rl.learner import Learner
+    from alignment.rl.records import Records
+    from alignment.training import policies
+    from alignment.training.engine import resolve
+    from alignment.training.tracking import Tracker
+
+    engine = resolve(settings.engine)
+    prompts = _prompts(inputs["prompts"], "train", settings.count)
+    policy = policies.open_policy(inputs["policy"], engine, attention=settings.attention)
+    _check_lengths(prompts, policy, settings)
+    roles = _roles(settings, inputs, policy, engine)
+    course = _course(settings, inputs, policy, roles, prompts, engine, out)
+    learner = Learner(
+        roles,
+        settings.updating,
+        settings.critic,
+        engine,
+        temperature=settings.drawing.temperature,
+        pad_id=policy.tokenizer.pad_id,
+        seed=settings.seed,
+    )
+    tracker = Tracker(settings.tracker, out, settings.model_dump(mode="json"))
+    progress = loop.run(course, learner, Records(tracker, out))
+    policies.save_policy(policies.Policy(_final(settings, inputs, roles), policy.tokenizer, policy.schema), out)
+    seen.write(out, map(row_key, prompts), [artifact.path for artifact in inputs.values() if artifact.path.is_dir()])
+    metrics = _report(out, progress.judgement.best_step if settings.watching.keep == "best" else None)
+    tracker.finish(metrics)
+    notes = engine.notes() | {"ended": progress.judgement.ended or "all steps done", "steps": progress.step}
+    return Outcome("policy", metrics, "reward", tokens=policy.tokens, notes=notes)
+
+
+# ── what goes in ─────────────────────────────────────────────────────────────────────────────────
+
+
+def _prompts(dataset: Artifact, split: Literal["train", "valid"], count: int | None) -> list[Prompt]:
+    from itertools import islice
+
+    from alignment.chat.types import Prompt
+    from alignment.data import store
+
+    rows = store.card(dataset.need("dataset").path)["rows"]
+    if not rows.get(split):
+        raise UserError(
+            f"{dataset.path} has no prompt in its split {split}",
+            cause="Reinforcement learning draws answers to train prompts and measures itself on valid ones.",
+            remedy="Give a dataset with both; its recipe's `splits` say how it is divided.",
+        )
+    prompts: list[Prompt] = []
+    for row in islice(store.stream(dataset.path, split), count):
+        if not isinstance(row, Prompt):
+            raise UserError(f"{dataset.path} holds no prompts", remedy="Give a dataset whose recipe has kind: prompts.")
+        prompts.append(row)
+    return prompts
+
+
+def _check_lengths(prompts: list[Prompt], policy: Policy, settings: Settings) -> None:
+    """Before anything is drawn: every prompt leaves room for an answer."""
+    from alignment.chat.render import prompt_ids
+
+    room = policy.tokens_limit - settings.drawing.max_new_tokens
+    for prompt in prompts:
+        tokens = len(prompt_ids(prompt.messages, policy.tokenizer))
+        if tokens > room:
+            raise UserError(
+                f"prompt {prompt.id} has {tokens:,} tokens",
+                cause=f"The policy sees {policy.tokens_limit:,}, of which drawing.max_new_tokens="
+                f"{settings.drawing.max_new_tokens} are for the answer.",
+                remedy="Leave such prompts out by the recipe's `length` filter, or ask for shorter answers.",
+            )
+
+
+def _course(
+    settings: Settings,
+    inputs: dict[str, Artifact],
+    policy: Policy,
+    roles: Roles,
+    prompts: list[Prompt],
+    engine: Engine,
+    out: Path,
+) -> Course:
+    from alignment.data import store
+    from alignment.rl.held_out import HeldOut
+    from alignment.rl.loop import Course
+    from alignment.scoring.combine import open_reward
+
+    dataset = inputs["prompts"]
+    world = store.world_of(dataset.path)
+    held = _prompts(dataset, "valid", settings.watching.prompts)
+    shared = _scorer_on_the_trunk(inputs, policy, roles, engine)
+    reward = open_reward(settings.reward, inputs, engine, [*prompts, *held], world, shared)
+    others, guard = _others(settings, inputs, engine, [*prompts, *held], world)
+    start = _start(settings, inputs, policy, roles, engine)
+    return Course(
+        policy=policy,
+        prompts=prompts,
+        reward=reward,
+        held_out=HeldOut(held, reward, others, start, policy, settings.drawing, engine.device),
+        drawer=_drawer(settings, policy, engine),
+        drawing=settings.drawing,
+        estimating=settings.estimating,
+        anchoring=settings.anchoring,
+        updating=settings.updating,
+        watching=settings.watching,
+        guard=guard,
+        starts_at_anchor="anchoring.weights" not in inputs,
+        seed=settings.seed,
+        out=out,
+    )
+
+
+def _start(
+    settings: Settings, inputs: dict[str, Artifact], policy: Policy, roles: Roles, engine: Engine
+) -> torch.nn.Module:
+    """The policy as it is now, to which the KL is measured; no second copy where one is held anyway."""
+    from alignment.training import policies
+
+    if settings.roles == "shared":
+        return policy.model  # The trunk, without any adapter.
+    if settings.anchoring.kind == "fixed" and "anchoring.weights" not in inputs:
+        return roles.anchor
+    return policies.open_policy(inputs["policy"], engine, attention=settings.attention).model.requires_grad_(False)
+
+
+def _scorer_on_the_trunk(
+    inputs: dict[str, Artifact], policy: Policy, roles: Roles, engine: Engine
+) -> dict[str, Scorer]:
+    """The reward model where it is an adapter on the policy's trunk, for its key: it is not read a second time."""
+    from alignment.gemma import heads
+    from alignment.gemma.shared_roles import Shared
+    from alignment.scoring.reward_model import RewardScorer
+    from alignment.scoring.scorer import name_of
+
+    if not isinstance(roles, Shared) or not roles.has_reward or "critic.weights" in inputs:
+        return {}
+    artifact = inputs["reward.model"]
+    scale = heads.check_head(artifact.path, ours=True)
+    assert scale is not None, "a reward model of ours says how its scores are read"
+    return {"model": RewardScorer(name_of(artifact), roles.reward_model(), policy.tokenizer, scale, engine)}
+
+
+def _drawer(settings: Settings, policy: Policy, engine: Engine) -> Drawer:
+    from alignment.sampling.drawer import OwnDrawer
+
+    stop_ids, server = policy.stop_ids if settings.drawing.stop else (), settings.server
+    if server.url is None:
+        return OwnDrawer(stop_ids, policy.tokenizer.pad_id)
+    from alignment.sampling.vllm import VLLMDrawer
+
+    drawer = VLLMDrawer(
+        server.url,
+        group_port=server.group_port,
+        timeout_s=server.timeout_s,
+        retries=server.retries,
+        stop_ids=stop_ids,
+        device=engine.device,
+    )
+    drawer.open()
+    return drawer
+
+
+def _others(
+    settings: Settings, inputs: dict[str, Artifact], engine: Engine, prompts: list[Prompt], world: Any
+) -> tuple[dict[str, Scorer], str | None]:
+    """The scorers that only look on, by name, and the guard's name."""
+    from alignment.evals.names import names_of
+    from alignment.scoring.opening import open_scorer
+
+    keys = [key for key in inputs if key.startswith("watching.")]
+    reading = settings.reward.classifier
+    names = names_of([inputs[key] for key in keys])
+    scorers = {
+        name: open_scorer(inputs[key], engine, world, label=reading.label, text=reading.text, prompts=prompts)
+        for key, name in zip(keys, names, strict=True)
+    }
+    guard = next((name for key, name in zip(keys, names, strict=True) if key == "watching.guard"), None)
+    return scorers, guard
+
+
+def _roles(settings: Settings, inputs: dict[str, Artifact], policy: Policy, engine: Engine) -> Roles:
+    import torch
+
+    from alignment.training import roles
+
+    torch.manual_seed(settings.seed)
+    return roles.open_roles(
+        policy,
+        inputs,
+        engine,
+        kind=settings.roles,
+        adapter=settings.adapter,
+        critic=settings.critic.init if settings.estimating.kind == "gae" else None,
+        moves=settings.anchoring.kind == "ema",
+        half=settings.half_trunk,
+        attention=settings.attention,
+    )
+
+
+def _final(settings: Settings, inputs: dict[str, Artifact], roles: Roles) -> torch.nn.Module:
+    """The policy as a plain model in fp32; what was rounded to make room is read again."""
+    from alignment.gemma import core
+    from alignment.gemma.shared_roles import Shared
+
+    if isinstance(roles, Shared) and settings.half_trunk:
+        return roles.plain_policy(core.load(inputs["policy"].path))
+    return roles.plain_policy()
+
+
+# ── what came of it ──────────────────────────────────────────────────────────────────────────────
+
+
+def _report(out: Path, best: int | None) -> dict[str, float]:
+    """The closing table, from the points on held-out prompts, and the page of figures; the kept policy's numbers."""
+    from alignment.reporting import rl_plots
+    from alignment.rl import records
+    from alignment.training.tracking import METRICS
+
+    points = records.read(out / records.FRONT)
+    kept = next((point for point in points if point["step"] == best), points[-1])
+    columns = ("step", "KL to the start", "reward", *points[0]["others"])
+    rows = [
+        (
+            f"{point['step']:,}{' *' if point is kept else ''}",
+            f"{point['kl']:.3f}",
+            f"{point['reward']:.3f}",
+            *(f"{value:.3f}" for value in point["others"].values()),
+        )
+        for point in _some(points, kept)
+    ]
+    console.table("on held-out prompts (* is kept)", columns, rows, right=columns)
+    if console.is_main_process():
+        metrics, samples = records.read(out / METRICS), records.read(out / records.SAMPLES)
+        files.write_atomic(out / PLOTS, rl_plots.page(metrics, points, samples, kept=kept["step"]))
+    return {"reward": kept["reward"], "kl": kept["kl"], "steps": float(points[-1]["step"])} | {
+        f"held_out/{name}": value for name, value in kept["others"].items()
+    }
+
+
+def _some(points: list[dict[str, Any]], kept: dict[str, Any], most: int = 12) -> list[dict[str, Any]]:
+    """At most so many points, the first, the last and the kept one among them."""
+    places = {round(place * (len(points) - 1) / (most - 1)) for place in range(most)} | {points.index(kept)}
+    return [points[place] for place in sorted(places)]

@@ -1,0 +1,150 @@
+"""The roles of reinforcement learning, from what references named: policy, anchor and critic, which fit together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, cast
+
+from torch import nn
+
+from alignment.artifacts import Artifact, Tokens
+from alignment.errors import UserError
+from alignment.gemma import core, heads
+from alignment.gemma.roles import Roles, Separate, critic_from_policy
+from alignment.training import policies, rewards
+from alignment.training.engine import Engine
+from alignment.training.model_settings import AdapterSettings
+from alignment.training.policies import Policy
+
+Init = Literal["reward", "policy"]
+
+
+def open_roles(
+    policy: Policy,
+    inputs: Mapping[str, Artifact],
+    engine: Engine,
+    *,
+    kind: Literal["separate", "shared"],
+    adapter: AdapterSettings,
+    critic: Init | None,
+    moves: bool,
+    half: bool,
+    attention: str,
+) -> Roles:
+    """Policy and anchor, and a critic where ``critic`` says from what it starts.
+
+    ``inputs`` may hold ``anchoring.weights`` and ``critic.weights``, and ``reward.model`` in its place. Raises
+    :class:`UserError` where two models that read the same ids do not share a vocabulary and a chat schema.
+    """
+    if kind == "shared":
+        return _shared(policy, inputs, engine, adapter=adapter, critic=critic, moves=moves, half=half)
+    anchor = inputs.get("anchoring.weights")
+    if anchor is not None:
+        _need_same_tokens(anchor.need("policy"), "anchoring.weights", policy)
+    held = None if anchor is None else policies.open_policy(anchor, engine, attention=attention).model
+    # Read before the policy gets its adapter: a critic that begins as the policy begins as it is now.
+    judge = None if critic is None else _critic(policy, inputs, engine, critic, adapter, attention)
+    trained = policy if adapter.kind == "none" else policies.adapt(policy, adapter)
+    roles = Separate(
+        trained.model,
+        judge,
+        cast("core.CausalLM | None", held),
+        moves=moves,
+        chunk_tokens=engine.settings.loss_chunk,
+    )
+    if engine.settings.gradient_checkpointing:
+        for model in roles.children():
+            _checkpoint(model)
+    return roles
+
+
+def _shared(
+    policy: Policy,
+    inputs: Mapping[str, Artifact],
+    engine: Engine,
+    *,
+    adapter: AdapterSettings,
+    critic: Init | None,
+    moves: bool,
+    half: bool,
+) -> Roles:
+    """Adapters on the policy's own weights; a critic that begins as the reward model takes that model's adapter."""
+    from alignment.gemma.shared_roles import Shared, reward_adapter
+
+    if "anchoring.weights" in inputs:
+        raise UserError(
+            "anchoring.weights: roles that share a trunk are anchored to it",
+            remedy="Say anchoring.weights=null, or roles=separate.",
+        )
+    if adapter.dropout:
+        raise UserError(
+            f"adapter.dropout={adapter.dropout:g}: the policy that learns would not be the one that answered",
+            remedy="Say adapter.dropout=0.",
+        )
+    if half and not (engine.bf16 and not engine.settings.zero):
+        raise UserError(
+            "half_trunk=true: the arithmetic here is fp32, which a trunk in bf16 would change",
+            remedy="Say half_trunk=false, or engine.precision=bf16 (and no ZeRO).",
+        )
+    # The reward model that the critic begins as, which has to stand on this trunk; or the one that judges, if it does.
+    judge = inputs["critic.weights" if "critic.weights" in inputs else "reward.model"]
+    stands = judge.parents.get("model.weights")
+    here = stands is not None and stands.fingerprint == inputs["policy"].fingerprint
+    needed = critic == "reward" or (here and (judge.path / "adapter").is_dir())
+    folder = reward_adapter(judge, inputs["policy"]) if needed else None
+    roles = Shared(
+        core.causal_lm(policy.model),
+        rank=adapter.rank,
+        alpha=adapter.alpha,
+        critic=critic,
+        reward=folder,
+        moves=moves,
+        half=half,
+        chunk_tokens=engine.settings.loss_chunk,
+    )
+    if engine.settings.gradient_checkpointing:
+        for model in roles.children():
+            _checkpoint(model)
+    return roles
+
+
+def _critic(
+    policy: Policy, inputs: Mapping[str, Artifact], engine: Engine, init: Init, adapter: AdapterSettings, attention: str
+) -> nn.Module:
+    if init == "policy":
+        critic = rewards.Reward(critic_from_policy(core.causal_lm(policy.model)), policy.tokenizer, policy.schema)
+    else:
+        key = "critic.weights" if "critic.weights" in inputs else "reward.model"
+        artifact = inputs[key]
+        if artifact.kind not in ("reward", "foreign") or not heads.is_reward(artifact.path):
+            raise UserError(
+                f"critic.init=reward: {key} ({artifact.step or artifact.path}) is no reward model with weights here",
+                remedy="Name one in critic.weights, or say critic.init=policy.",
+            )
+        _need_same_tokens(artifact, key, policy)
+        critic = rewards.begin(artifact, engine, head=None, head_seed=0, attention=attention)
+    return critic.model if adapter.kind == "none" else rewards.adapt(critic, adapter).model
+
+
+def _need_same_tokens(artifact: Artifact, key: str, policy: Policy) -> None:
+    """A model that reads the policy's ids has its pieces and its way of opening and closing turns."""
+    tokenizer, schema = policies.vocabulary_of(artifact, shape=None, schema="auto")
+    own = policy.tokens
+    found = Tokens(tokenizer.digest, tokenizer.vocab_size, core.read_config(artifact.path).vocab_size, schema)
+    for name, theirs, ours in (
+        ("tokenizer", found.digest, own.digest),
+        ("chat schema", found.schema, own.schema),
+        ("padded vocabulary", found.padded, own.padded),
+    ):
+        if theirs != ours:
+            shown = "" if name == "tokenizer" else f" ({theirs}, the policy's is {ours})"
+            raise UserError(
+                f"{key}: {artifact.step or artifact.path} has another {name} than the policy{shown}",
+                cause="It reads the very ids that the policy draws.",
+                remedy="Choose one of the same family, trained from the same ancestor.",
+            )
+
+
+def _checkpoint(model: nn.Module) -> None:
+    trunk = core.trunk(model)
+    trunk.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

@@ -1,0 +1,281 @@
+"""Several models measured at once: the wide table, paired differences, and the skills that fell."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import drawing
+import numpy as np
+import pytest
+
+from alignment.artifacts import Artifact, Outcome
+from alignment.chat import render
+from alignment.chat.types import Messages, Prompt, messages
+from alignment.errors import UserError
+from alignment.evals import intervals, versions
+from alignment.evals.intervals import Bootstrap
+from alignment.reporting import versions as tables
+from alignment.sampling.sampler import Answer
+from alignment.scoring.scorer import Scores
+from alignment.stages import evaluate
+from alignment.training import policies
+
+PROMPTS = 60
+SKILLS = ("sums", "names", "rhymes")
+NAMES = ("sft", "rs", "ppo")
+SKILL_OF = [SKILLS[place % 3] for place in range(PROMPTS)]
+Planted = Mapping[str, np.ndarray]
+
+
+def planted() -> Planted:
+    """Gold by model: ``rs`` gains everywhere but in rhymes, where it loses 0.2 ± 0.1; ``ppo`` is ``rs``, sums + 0.1."""
+    rng = np.random.default_rng(0)
+    skill = np.array(SKILL_OF)
+    sft = rng.uniform(0.2, 0.8, PROMPTS)
+    rs = sft + 0.15 + rng.normal(0, 0.05, PROMPTS)
+    rs[skill == "rhymes"] = sft[skill == "rhymes"] - 0.2 + rng.normal(0, 0.1, (skill == "rhymes").sum())
+    ppo = rs + 0.1 * (skill == "sums")
+    return {"sft": sft, "rs": rs, "ppo": ppo}
+
+
+TAGS = [("world", skill) for skill in SKILL_OF]
+RESAMPLES = Bootstrap(range(PROMPTS), 0.95, 0)
+
+
+# ── differences ──────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("against", "wanted"),
+    [("first", {"rs": "sft", "ppo": "sft"}), ("previous", {"rs": "sft", "ppo": "rs"})],
+)
+def test_each_later_model_has_the_base_that_was_asked_for(against: Any, wanted: dict[str, str]) -> None:
+    assert versions.base_of(NAMES, against) == wanted
+    assert versions.base_of(["sft"], against) == {}
+
+
+def test_differences_are_taken_prompt_by_prompt() -> None:
+    gold = planted()
+    values = {name: {"gold": one, "gold_safety": 1 - one} for name, one in gold.items()}
+    found = versions.differences(values, versions.base_of(NAMES, "previous"), RESAMPLES)
+    assert {name: one["from"] for name, one in found.items()} == {"rs": "sft", "ppo": "rs"}
+    (whole,) = RESAMPLES.ratios((gold["ppo"] - gold["rs"])[:, None], np.ones((PROMPTS, 1)))
+    assert whole is not None
+    assert found["ppo"]["measures"]["gold"] == whole._asdict()
+    # A third of the prompts gained exactly 0.1: the mean gain is 0.1 / 3.
+    assert found["ppo"]["measures"]["gold"]["estimate"] == pytest.approx(0.1 / 3)
+    assert found["ppo"]["measures"]["gold_safety"]["estimate"] == pytest.approx(-0.1 / 3)
+    width = found["ppo"]["measures"]["gold"]["high"] - found["ppo"]["measures"]["gold"]["low"]
+    alone = intervals.mean(gold["ppo"], 0.95, 0)
+    assert width < 0.3 * (alone.high - alone.low), "what both models share adds no doubt"
+
+
+# ── skills ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def fallen(gold: Planted, tags: Sequence[Sequence[str]] = TAGS) -> dict[str, set[str]]:
+    found = versions.skill_differences(gold, tags, Bootstrap(range(len(tags)), 0.95, 0))
+    return {name: {skill for skill, value in one["skills"].items() if value["fell"]} for name, one in found.items()}
+
+
+def test_only_the_skill_that_fell_is_flagged_and_only_where_it_fell() -> None:
+    """``ppo`` is as bad at rhymes as ``rs``, and much worse than ``sft``: it fell before."""
+    assert fallen(planted()) == {"rs": {"rhymes"}, "ppo": set()}
+
+
+def test_a_skill_that_may_have_fallen_by_chance_is_not_flagged() -> None:
+    """Of 20 prompts, a loss of 0.01 ± 0.1 each: the interval is about ±0.044."""
+    gold = dict(planted())
+    noise = np.random.default_rng(3).normal(0, 0.1, PROMPTS)
+    gold["rs"] = gold["sft"] - 0.01 + noise - noise.mean()
+    found = versions.skill_differences({name: gold[name] for name in ("sft", "rs")}, TAGS, RESAMPLES)["rs"]["skills"]
+    assert found["world"]["estimate"] == pytest.approx(-0.01)
+    assert found["world"]["low"] < -0.01 < 0 < found["world"]["high"]
+    assert not found["world"]["fell"]
+
+
+def test_a_skill_of_few_prompts_is_not_said_to_have_fallen() -> None:
+    """Nine equal losses leave no doubt to a bootstrap; ten are taken at their word."""
+    for count, told in ((9, set()), (10, {"rare"})):
+        tags = [("rare",) if place < count else ("common",) for place in range(PROMPTS)]
+        sft = np.full(PROMPTS, 0.5)
+        rs = np.where(np.arange(PROMPTS) < count, 0.1, 0.5)
+        assert fallen({"sft": sft, "rs": rs}, tags) == {"rs": told}
+
+
+def test_skills_have_their_own_prompts() -> None:
+    gold = planted()
+    skills = versions.by_skill(gold, TAGS)
+    assert list(skills["sft"]) == sorted(("world", *SKILLS))
+    for name, place in (("names", 1), ("rhymes", 2)):
+        assert skills["rs"][name] == pytest.approx(gold["rs"][place::3].mean())
+    found = versions.skill_differences(gold, TAGS, RESAMPLES)
+    assert found["ppo"]["from"] == "rs"
+    assert {skill: one["prompts"] for skill, one in found["rs"]["skills"].items()} == {
+        "names": 20,
+        "rhymes": 20,
+        "sums": 20,
+        "world": 60,
+    }
+    assert found["ppo"]["skills"]["sums"]["estimate"] == pytest.approx(0.1)
+    assert versions.by_skill(gold, [()] * PROMPTS) == versions.skill_differences(gold, [()] * PROMPTS, RESAMPLES) == {}
+
+
+# ── the stage ────────────────────────────────────────────────────────────────────────────────────
+
+
+class Tuned:
+    """Gives every answer the score that is planted for its model and prompt; the answer says which they are."""
+
+    absolute = False
+
+    def __init__(self, name: str, gold: Planted, sign: float = 1.0) -> None:
+        self.name, self._gold, self._sign = name, gold, sign
+
+    def score(self, dialogues: Sequence[Messages]) -> Scores:
+        said = [turns[-1].content.split() for turns in dialogues]
+        values = [self._sign * float(self._gold[name][int(place)]) for name, place in said]
+        return Scores(values, values, [0.5] * len(values))
+
+
+class Policy:
+    def __init__(self, name: str) -> None:
+        self.name, self.tokenizer = name, name
+
+
+@pytest.fixture
+def evaluated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Outcome]:
+    """Run the stage on models of planted gold; ``names`` says which."""
+    prompts = [
+        Prompt(messages(("user", f"Question {place}?")), f"p-{place}", tags=TAGS[place]) for place in range(PROMPTS)
+    ]
+    data = drawing.dataset(tmp_path / "data", "prompts", {"test": prompts})
+    gold = planted()
+    # An answer of the prompt's place: ids say it, and the model's tokenizer turns them into words.
+    drawn = [Answer(place, 0, [place], [0.0], True) for place in range(PROMPTS)]
+    monkeypatch.setattr(policies, "open_policy", lambda artifact, *_: Policy(artifact.step))
+    monkeypatch.setattr(evaluate, "_draw", lambda *_: (drawn, [[1]] * PROMPTS))
+    monkeypatch.setattr(render, "answer_text", lambda ids, name: f"{name} {ids[0]}")
+
+    def run(names: Sequence[str] = NAMES, golds: bool = True, **more: Any) -> Outcome:
+        scorers = {"gold": Tuned("gold", gold), "gold_safety": Tuned("gold_safety", gold, -1.0)} if golds else {}
+        monkeypatch.setattr(evaluate, "_scorers", lambda *_: scorers)
+        values = drawing.values(
+            "evaluate", models=["run:m"] * len(names), prompts="run:p", conversations=None, reference=None, **more
+        )
+        del values["endpoint"]
+        inputs: dict[str, Artifact] = {
+            f"models.{place}": replace(drawing.POLICY, path=tmp_path, step=name) for place, name in enumerate(names)
+        }
+        return evaluate.run(evaluate.Settings.parse(values), inputs | {"prompts": data}, tmp_path)
+
+    return run
+
+
+def told(tmp_path: Path) -> dict[str, Any]:
+    return json.loads((tmp_path / evaluate.RESULTS).read_text())
+
+
+def line_of(printed: str, title: str, name: str) -> list[str]:
+    """The cells of a row of the table below a title."""
+    lines = printed[printed.index(title) :].splitlines()
+    return next(line for line in lines[2:] if line.split()[:1] == [name]).split()
+
+
+def test_several_models_are_told_in_one_wide_table(
+    evaluated: Callable[..., Outcome], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outcome = evaluated()
+    printed = capsys.readouterr().out
+    results, gold = told(tmp_path), planted()
+    head = printed[printed.index("models, ± half of the 95% interval") :].splitlines()[1]
+    assert head.split() == ["model", "gold", "gold_safety", "tokens", "finished"]
+    for name in NAMES:
+        mean = results["models"][name]["gold"]
+        assert mean["estimate"] == pytest.approx(gold[name].mean())
+        cells = line_of(printed, "models, ±", name)
+        assert cells[:3] == [name, f"{mean['estimate']:.3f}", f"±{(mean['high'] - mean['low']) / 2:.3f}"]
+        assert cells[3] == f"{-mean['estimate']:.3f}"
+        assert outcome.metrics[f"{name}/gold"] == mean["estimate"]
+    assert outcome.headline == "sft/gold"
+
+
+@pytest.mark.parametrize(("against", "base"), [("first", "sft"), ("previous", "rs")])
+def test_differences_are_printed_and_kept(
+    evaluated: Callable[..., Outcome], tmp_path: Path, capsys: pytest.CaptureFixture[str], against: str, base: str
+) -> None:
+    evaluated(against=against)
+    results, gold = told(tmp_path), planted()
+    one = results["differences"]["ppo"]
+    assert one["from"] == base
+    assert one["measures"]["gold"]["estimate"] == pytest.approx((gold["ppo"] - gold[base]).mean())
+    assert one["measures"]["gold_safety"]["estimate"] == pytest.approx((gold[base] - gold["ppo"]).mean())
+    assert list(results["differences"]) == ["rs", "ppo"]
+    cells = line_of(capsys.readouterr().out, "differences, prompt by prompt", "ppo")
+    assert cells[:3] == ["ppo", base, f"{one['measures']['gold']['estimate']:+.3f}"]
+
+
+@pytest.mark.parametrize("against", ["first", "previous"])
+def test_the_skill_that_fell_is_flagged_in_the_table_and_in_the_results(
+    evaluated: Callable[..., Outcome], tmp_path: Path, capsys: pytest.CaptureFixture[str], against: str
+) -> None:
+    """Whatever differences are taken from, a skill falls below the model before."""
+    outcome = evaluated(against=against)
+    printed = capsys.readouterr().out
+    results = told(tmp_path)
+    values = {name: f"{results['skills'][name]['rhymes']:.3f}" for name in NAMES}
+    wanted = ["rhymes", "20", values["sft"], "fell", values["rs"], values["ppo"]]
+    assert line_of(printed, "gold by skill", "rhymes") == wanted
+    assert "fell" not in line_of(printed, "gold by skill", "sums")
+    assert "fell beyond the interval: rhymes from sft to rs (-0.2" in printed
+    assert results["skill_differences"]["rs"]["skills"]["rhymes"]["fell"] is True
+    assert (outcome.metrics["rs/skills_fallen"], outcome.metrics["ppo/skills_fallen"]) == (1, 0)
+
+
+def test_where_none_fell_nothing_is_said_of_it(
+    evaluated: Callable[..., Outcome], capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluated(["rs", "ppo"])
+    assert "fell" not in capsys.readouterr().out
+
+
+def test_one_model_is_told_as_a_list(
+    evaluated: Callable[..., Outcome], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outcome = evaluated(["sft"])
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[0].split() == ["model", "measure", "mean", "interval"]
+    assert "differences" not in printed
+    results = told(tmp_path)
+    assert results["differences"] == results["skill_differences"] == {}
+    assert results["skills"]["sft"].keys() == {"world", *SKILLS}
+    assert set(outcome.metrics) == {"gold", "gold_safety", "tokens", "finished"}
+
+
+def test_without_gold_there_is_only_the_first_table(
+    evaluated: Callable[..., Outcome], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluated(golds=False)
+    printed, results = capsys.readouterr().out, told(tmp_path)
+    assert line_of(printed, "models, ±", "ppo")[:2] == ["ppo", "1.000"]
+    assert "differences" not in printed
+    assert "by skill" not in printed
+    assert results["differences"] == results["skills"] == results["skill_differences"] == {}
+
+
+def test_a_model_that_is_named_twice_is_refused(evaluated: Callable[..., Outcome]) -> None:
+    with pytest.raises(UserError, match="is there twice"):
+        evaluated(["sft", "rs", "sft"])
+
+
+def test_large_numbers_have_fewer_places_and_what_is_missing_a_dash(capsys: pytest.CaptureFixture[str]) -> None:
+    one = {"estimate": 47.2793, "low": 46.0, "high": 49.0}
+    tables.measures({"confidence": 0.9, "models": {"a": {"gold": one, "kl": one}, "b": {"gold": one}}})
+    printed = capsys.readouterr().out
+    assert "± half of the 90% interval" in printed
+    assert line_of(printed, "models", "a") == ["a", "47.3", "±1.5", "47.3", "±1.5"]
+    assert line_of(printed, "models", "b") == ["b", "47.3", "±1.5", "–"]
