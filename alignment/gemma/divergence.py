@@ -26,8 +26,10 @@ def sequence_kl(
     prompts: Sequence[Sequence[int]],
     answers: Sequence[Sequence[int]],
     device: str,
+    temperature: float = 1.0,
 ) -> np.ndarray:
-    """KL(policy ‖ reference) of every answer, in nats: the KL over the vocabulary, summed over its positions.
+    """KL(policy ‖ reference) of every answer, in nats: the KL over the vocabulary at ``temperature``, at which answers
+    were drawn, summed over their positions.
 
     This is the Rao–Blackwellised form of Σ log π − log π_ref on the policy's own samples: the same
     expectation, never negative, and less noisy. Returns one number a row.
@@ -39,7 +41,7 @@ def sequence_kl(
         rows = max(1, TOKENS_A_BATCH // max(width, 1))
         members, longest_first = longest_first[:rows], longest_first[rows:]
         totals[members] = _batch_kl(
-            policy, reference, [prompts[i] for i in members], [answers[i] for i in members], width, device
+            policy, reference, [prompts[i] for i in members], [answers[i] for i in members], width, device, temperature
         )
     return totals
 
@@ -51,6 +53,7 @@ def _batch_kl(
     answers: list[Sequence[int]],
     width: int,
     device: str,
+    temperature: float,
 ) -> np.ndarray:
     """One number a row for rows that are padded on the right to ``width``, which causal attention never sees."""
     ids_BT = torch.zeros((len(prompts), width), dtype=torch.long)
@@ -65,7 +68,7 @@ def _batch_kl(
     chunk = max(1, LOGITS_A_CHUNK // core.head(policy)[0].shape[0])
     kl_S = torch.cat(
         [
-            exact_kl(_logits(policy, hidden_CD), _logits(reference, reference_CD))
+            exact_kl(_logits(policy, hidden_CD) / temperature, _logits(reference, reference_CD) / temperature)
             for hidden_CD, reference_CD in zip(hidden_SD.split(chunk), reference_SD.split(chunk), strict=True)
         ]
     )

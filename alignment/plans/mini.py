@@ -224,7 +224,15 @@ def _aligned(lay: _Layout) -> list[Step]:
             gates_open={"unfinished": "keep"},
             **rule,
         ),
-        lay.step("rs", "sft", model__weights="step:sft", data="step:pool", optimisation__steps=lay.numbers.rs_steps),
+        lay.step(
+            "rs",
+            "sft",
+            model__weights="step:sft",
+            data="step:pool",
+            optimisation__steps=lay.numbers.rs_steps,
+            # Gentle: at the rate of the first fine-tuning much of what the model knew is lost.
+            optimisation__learning_rate=3e-4,
+        ),
         lay.step(
             "ppo",
             "rl",

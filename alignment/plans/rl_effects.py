@@ -36,6 +36,7 @@ class Settings(StrictSettings):
     pool: int = identity("prompts to which the best answer is kept", ge=1)
     samples: int = identity("answers to each of them (K)", ge=2)
     rs_steps: int = identity("optimiser steps on the best answers", ge=1)
+    rs_rate: float = identity("learning rate on them: gentle, or what the model knew is lost", gt=0, le=1)
     ppo_steps: int = identity("batches of PPO", ge=1)
     ppo_beta: float = identity("its weight of the KL divergence", ge=0)
     rloo_steps: int = identity("batches of RLOO", ge=1)
@@ -154,6 +155,7 @@ def _seed(numbers: Settings, seed: int) -> list[Step]:
             data=f"step:pool_{seed}",
             seed=seed,
             optimisation__steps=numbers.rs_steps,
+            optimisation__learning_rate=numbers.rs_rate,
         ),
         _learned(numbers, f"ppo_{seed}", seed, policy=f"step:rs_{seed}", **ppo, **reward),
         *(

@@ -52,7 +52,8 @@ class HeldOut:
                 raise UserError(
                     f"{name} gives a score that is not a number", remedy="Leave it out of watching.rewards."
                 )
-        kl = sequence_kl(model, self.start, ids, [answer.ids for answer in answers], self.device)
+        drawn = [answer.ids for answer in answers]
+        kl = sequence_kl(model, self.start, ids, drawn, self.device, self.drawing.temperature)
         means = {name: float(values.mean()) for name, values in others.items()}
         rows: list[dict[str, str | float]] = [
             {

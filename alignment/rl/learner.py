@@ -21,6 +21,7 @@ if not torch.cuda.is_available():
 
 import numpy as np
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DeepSpeedPlugin
 from safetensors.torch import save_file
 from torch import Tensor
@@ -37,7 +38,7 @@ from alignment.rl.order import minibatches
 from alignment.rl.settings import Critic, Updating
 from alignment.training.engine import Engine, deepspeed_config
 
-TOKENS_A_PASS = {"cpu": 4_096, "cuda": 65_536}
+TOKENS_A_PASS = {"cpu": 2_048, "cuda": 65_536}
 """Of a forward pass without gradients; one with gradients has engine.micro_batch answers, where that is said."""
 
 
@@ -63,10 +64,12 @@ class Learner:
         critic: Critic,
         engine: Engine,
         *,
+        samples: int,
         temperature: float,
         pad_id: int,
         seed: int,
     ) -> None:
+        _check_share(updating, samples, engine.world)
         self.roles, self.numbers, self.critic, self.engine = roles, updating, critic, engine
         self.temperature, self.pad_id, self.seed = temperature, pad_id, seed
         self.share = all(branches.shares_prompts(model) for model in roles.children())
@@ -266,7 +269,9 @@ class Learner:
         """Over all processes."""
         if self.engine.world == 1:
             return values
-        return self.accelerator.reduce(values.to(self.accelerator.device), "sum")
+        summed = values.detach().to(self.engine.device, copy=True)
+        torch.distributed.all_reduce(summed)
+        return summed
 
     total = _sum
 
@@ -279,7 +284,10 @@ class Learner:
         """Values of all processes behind each other."""
         if self.engine.world == 1:
             return values
-        return self.accelerator.gather(torch.from_numpy(values).to(self.accelerator.device)).cpu().numpy()
+        own = torch.from_numpy(values).to(self.engine.device)
+        everyone = [torch.empty_like(own) for _ in range(self.engine.world)]
+        torch.distributed.all_gather(everyone, own)
+        return torch.cat(everyone).cpu().numpy()
 
     def _refuse(self, problem: str, one: Pass | None, out: Path) -> None:
         path = out / parts.FOLDER / f"not_a_number_{self.accelerator.process_index}.safetensors"
@@ -295,6 +303,16 @@ class Learner:
         )
 
 
+def _check_share(updating: Updating, samples: int, world: int) -> None:
+    """Every process takes as many groups of every minibatch. Raises :class:`UserError` where that cannot be."""
+    for name, count in (("batch", updating.batch), ("minibatch", updating.minibatch)):
+        if count % (samples * world):
+            raise UserError(
+                f"updating.{name}={count}: does not divide among {world} processes in groups of {samples} answers",
+                remedy=f"Choose a multiple of {samples * world}.",
+            )
+
+
 def _accelerator(engine: Engine, updating: Updating) -> Accelerator:
     config = deepspeed_config(engine)
     plugin = None
@@ -308,8 +326,10 @@ def _accelerator(engine: Engine, updating: Updating) -> Accelerator:
             "zero_allow_untested_optimizer": True,
         }
         plugin = DeepSpeedPlugin(hf_ds_config=config)
+    # What an earlier step of this process has left there may be of another precision.
+    AcceleratorState._reset_state()
     return Accelerator(
-        cpu=engine.device == "cpu",
+        cpu=engine.device == "cpu" and plugin is None,
         mixed_precision="bf16" if engine.bf16 and plugin is None else "no",
         deepspeed_plugin=plugin,
     )

@@ -26,7 +26,7 @@ from alignment.rl.advantages import targets
 from alignment.rl.episodes import Episodes, padded
 from alignment.rl.held_out import HeldOut
 from alignment.rl.learner import Learner
-from alignment.rl.order import prompts_of
+from alignment.rl.order import keys_of, prompts_of
 from alignment.rl.records import Records
 from alignment.rl.settings import Anchoring, Drawing, Estimating, Updating, Watching
 from alignment.rl.state import Progress
@@ -144,13 +144,15 @@ def draw(course: Course, learner: Learner, step: int) -> Episodes:
     engine, drawing = learner.engine, course.drawing
     a_step = course.updating.batch // drawing.samples
     places = prompts_of(step, count=len(course.prompts), a_step=a_step, seed=course.seed)
-    prompts = [course.prompts[place] for place in places[learner.accelerator.process_index :: engine.world]]
+    named = keys_of([course.prompts[place].id for place in places])
+    rank = learner.accelerator.process_index
+    prompts = [course.prompts[place] for place in places[rank :: engine.world]]
     ids = [prompt_ids(prompt.messages, course.policy.tokenizer) for prompt in prompts]
     with learner.roles.acting() as model:
         answers = course.drawer.draw(
             model,
             ids,
-            [prompt.id for prompt in prompts],
+            named[rank :: engine.world],
             samples=drawing.samples,
             temperature=drawing.temperature,
             max_new_tokens=drawing.max_new_tokens,

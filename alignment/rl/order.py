@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+
 import numpy as np
 
 
@@ -15,6 +18,16 @@ def prompts_of(step: int, *, count: int, a_step: int, seed: int) -> list[int]:
     places = range(first, first + a_step)
     orders = {epoch: np.random.default_rng([seed, epoch]).permutation(count) for epoch in {p // count for p in places}}
     return [int(orders[place // count][place % count]) for place in places]
+
+
+def keys_of(ids: Sequence[str]) -> list[str]:
+    """Names for the noise of a step's draws: a prompt that comes twice in one step gets other answers."""
+    seen: Counter[str] = Counter()
+    keys = []
+    for one in ids:
+        keys.append(f"{one}#{seen[one]}" if seen[one] else one)
+        seen[one] += 1
+    return keys
 
 
 def minibatches(groups: int, size: int, *, step: int, epoch: int, seed: int) -> list[list[int]]:

@@ -50,7 +50,9 @@ class Records:
 def read(path: Path) -> list[dict[str, Any]]:
     """The whole rows of a file; a last line cut short by a kill is left out."""
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    for line in path.read_text(encoding="utf-8").split("\n") if path.exists() else []:
+        if not line:
+            continue
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:

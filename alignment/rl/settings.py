@@ -140,6 +140,11 @@ def check(drawing: Drawing, estimating: Estimating, anchoring: Anchoring, updati
         )
     if estimating.kind == "reinforce" and estimating.baseline == "mean" and updating.batch < 2:
         raise UserError("updating.batch=1: there is no other answer whose mean could be the baseline")
+    if estimating.whiten_rewards and estimating.kind != "gae":
+        raise UserError(
+            f"estimating.whiten_rewards=true: {estimating.kind} has no rewards of single tokens",
+            remedy="Say false, or estimating.kind=gae.",
+        )
     if anchoring.kind == "ema" and anchoring.rate == 0:
         raise UserError(
             "anchoring.rate=0: an anchor that follows the policy at rate 0 stays where it is",

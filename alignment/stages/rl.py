@@ -70,6 +70,12 @@ class Settings(StrictSettings):
                 f"adapter.kind={settings.adapter.kind}: roles that share a trunk are adapters on it",
                 remedy="Say adapter.kind=lora.",
             )
+        if settings.adapter.dropout:
+            raise UserError(
+                f"adapter.dropout={settings.adapter.dropout:g}: the policy that learns would not be the one that drew",
+                cause="At the start of every step their ratio is to be 1.",
+                remedy="Say adapter.dropout=0.",
+            )
         if settings.adapter.kind == "qlora":
             raise UserError("adapter.kind=qlora: is not for stage=rl", remedy="Say adapter.kind=lora or none.")
         return settings
@@ -104,6 +110,7 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
         settings.updating,
         settings.critic,
         engine,
+        samples=settings.drawing.samples,
         temperature=settings.drawing.temperature,
         pad_id=policy.tokenizer.pad_id,
         seed=settings.seed,

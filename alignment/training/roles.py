@@ -41,6 +41,8 @@ def open_roles(
     anchor = inputs.get("anchoring.weights")
     if anchor is not None:
         _need_same_tokens(anchor.need("policy"), "anchoring.weights", policy)
+        if moves:
+            _need_same_shape(anchor, policy)
     held = None if anchor is None else policies.open_policy(anchor, engine, attention=attention).model
     # Read before the policy gets its adapter: a critic that begins as the policy begins as it is now.
     judge = None if critic is None else _critic(policy, inputs, engine, critic, adapter, attention)
@@ -75,11 +77,6 @@ def _shared(
         raise UserError(
             "anchoring.weights: roles that share a trunk are anchored to it",
             remedy="Say anchoring.weights=null, or roles=separate.",
-        )
-    if adapter.dropout:
-        raise UserError(
-            f"adapter.dropout={adapter.dropout:g}: the policy that learns would not be the one that answered",
-            remedy="Say adapter.dropout=0.",
         )
     if half and not (engine.bf16 and not engine.settings.zero):
         raise UserError(
@@ -143,6 +140,17 @@ def _need_same_tokens(artifact: Artifact, key: str, policy: Policy) -> None:
                 cause="It reads the very ids that the policy draws.",
                 remedy="Choose one of the same family, trained from the same ancestor.",
             )
+
+
+def _need_same_shape(anchor: Artifact, policy: Policy) -> None:
+    """An anchor that follows the policy has its shape."""
+    theirs, ours = core.shape_of(core.read_config(anchor.path)), core.shape_of(core.trunk(policy.model).config)
+    if theirs != ours:
+        raise UserError(
+            f"anchoring.weights: {anchor.step or anchor.path} has another shape than the policy",
+            cause="anchoring.kind=ema moves its weights toward the policy's.",
+            remedy="Choose one of the policy's shape, or anchoring.kind=fixed.",
+        )
 
 
 def _checkpoint(model: nn.Module) -> None:

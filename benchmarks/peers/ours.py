@@ -63,6 +63,7 @@ def prepared(job: Job, out: Path) -> tuple[loop.Course, Learner]:
         updating_of(job),
         Critic(init="reward", weights=None, learning_rate=job.learning_rate, warmup=0, coefficient=0.1, clip=0.2),
         engine,
+        samples=drawing.samples,
         temperature=drawing.temperature,
         pad_id=pad_id,
         seed=job.seed,

@@ -206,7 +206,6 @@ def test_every_prompt_is_drawn_once_an_epoch_with_noise_of_its_own(tmp_path: Pat
     assert len(drawer.answers) == 6 * 8
 
 
-@pytest.mark.xfail(strict=True, reason="noise is keyed by step, prompt id and sample: both times it is the same")
 def test_a_prompt_that_comes_twice_in_a_step_gets_other_answers(tmp_path: Path) -> None:
     """At the end of an epoch and at the beginning of the next, or where there are few prompts."""
     run, drawer = changed(made(tmp_path, {**ONE, "updating.batch": 16}, count=3))

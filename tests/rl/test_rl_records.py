@@ -91,9 +91,6 @@ def test_a_last_line_without_its_end_is_whole(tmp_path: Path) -> None:
     assert [row["step"] for row in records.read(path)] == [0, 10]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="rows are cut with str.splitlines, which knows more ends of lines than JSON does"
-)
 @pytest.mark.parametrize("end", ["\x85", "\u2028", "\u2029"])
 def test_what_a_policy_says_may_hold_any_end_of_a_line(tmp_path: Path, end: str) -> None:
     """A tokenizer of bytes can spell them, and JSON does not escape them: no row behind one is lost."""
