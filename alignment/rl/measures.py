@@ -39,6 +39,8 @@ def of_batch(episodes: Episodes, found: Targets, gather: Gather) -> dict[str, fl
         "advantage/mean": _numbers(masked_mean(found.advantages_BT, mask_BT, -1)),
         "advantage/size": _numbers(masked_mean(found.advantages_BT.abs(), mask_BT, -1)),
     }
+    if episodes.weights_BT is not None:
+        columns["drawn/weight"] = _numbers(masked_mean(episodes.weights_BT, mask_BT, -1))
     everywhere = {name: gather(np.asarray(values, dtype=np.float64)) for name, values in columns.items()}
     row = {name: float(values.mean()) for name, values in everywhere.items()}
     row["score/spread"] = float(everywhere["score/mean"].std())
