@@ -11,7 +11,7 @@ from alignment import artifacts
 from alignment.artifacts import Artifact, Parent
 from alignment.errors import UserError
 
-TRUNK = re.compile(r"model\.weights|models\.\d+|init")
+TRUNK = re.compile(r"model\.weights|policy|models\.\d+|init")
 """The inputs whose weights a model continues: of a training, and of a merge. Teachers and data are none."""
 
 

@@ -58,6 +58,7 @@ def steps(settings: Settings) -> list[Step]:
             settings.budget,
             models=["step:sft", *runs, "step:averaged", "step:phases"],
             prompts=settings.prompts,
+            conversations=settings.conversations,
             reference="step:sft",
         ),
     ]

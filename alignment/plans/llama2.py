@@ -28,7 +28,8 @@ class Settings(StrictSettings):
     start: str = reference("the model from which every version is fine-tuned")
     demonstrations: str = reference("conversations of the first version, safe answers among them")
     prompts: str = reference("prompts to learn from, helpful and adversarial ones, tagged; the test split measures")
-    subjects: str = reference("prompts to which pairs of answers are drawn")
+    subjects: str = reference("prompts to which pairs of answers are drawn, to be compared for helpfulness")
+    adversarial: str = reference("prompts to which they are drawn to be compared for safety")
     dialogues: str = reference("dialogues for Ghost Attention")
     questions: str = reference("prompts of which the adversarial ones are answered under a pre-prompt")
     helpful_judge: str = reference("who compares answers for helpfulness")
@@ -36,7 +37,7 @@ class Settings(StrictSettings):
     versions: int = identity("versions by rejection sampling", ge=1, le=20)
     pool_from: int = identity("the first version that learns from the best of all iterations", ge=1)
     ghost_after: int = identity("the version after which Ghost Attention and pre-prompts join in", ge=1)
-    pairs: int = identity("prompts a version to which pairs are drawn", ge=1)
+    pairs: int = identity("prompts a version to which pairs are drawn, of each kind at most", ge=1)
     pool: int = identity("prompts a version to which the best answer is kept", ge=1)
     samples: int = identity("answers to each of them (K)", ge=2)
     drawn: int = identity("dialogues and questions for Ghost Attention and pre-prompts, of each at most", ge=1)
@@ -71,25 +72,25 @@ def steps(settings: Settings) -> list[Step]:
         _tuned(settings, last + 1, f"step:mixture_{last + 1}", name="final"),
     ]
     models = [*(f"step:v{version}" for version in (0, *versions)), "step:ppo", "step:final"]
-    made.append(_laid("table", "evaluate", settings, models=models, prompts=settings.prompts, against="previous"))
-    return made
+    table = _laid(
+        "table",
+        "evaluate",
+        settings,
+        models=models,
+        prompts=settings.prompts,
+        conversations=settings.demonstrations,
+        reference="step:v0",
+        against="previous",
+    )
+    return [*made, table]
 
 
 def _version(numbers: Settings, version: int) -> list[Step]:
     """Comparisons of the version before, reward models that go on with them, the pool, and the fine-tuning."""
     before = f"step:v{version - 1}"
     made = [
-        _laid(
-            f"pairs_{version}",
-            "pairs",
-            numbers,
-            models=[before, before],
-            prompts=numbers.subjects,
-            count=numbers.pairs,
-            seed=numbers.seed + version,
-        ),
-        _judged(numbers, "helpfulness", version, numbers.helpful_judge),
-        _judged(numbers, "safety", version, numbers.safety_judge),
+        *_compared(numbers, "helpfulness", version, numbers.subjects, numbers.helpful_judge),
+        *_compared(numbers, "safety", version, numbers.adversarial, numbers.safety_judge),
         _mixture(numbers, "helpful", version),
         _mixture(numbers, "safe", version),
         _reward(numbers, "helpful", version),
@@ -101,8 +102,20 @@ def _version(numbers: Settings, version: int) -> list[Step]:
     return [*made, _tuned(numbers, version, f"step:mixture_{version}")]
 
 
-def _judged(numbers: Settings, aspect: str, version: int, judge: str) -> Step:
-    return _laid(f"{aspect}_{version}", "label", numbers, pairs=f"step:pairs_{version}", judge=judge, aspect=aspect)
+def _compared(numbers: Settings, aspect: str, version: int, prompts: str, judge: str) -> list[Step]:
+    """Two answers of the version before to each prompt, and which is better: by helpfulness, or to adversarial ones."""
+    before = f"step:v{version - 1}"
+    pairs = _laid(
+        f"{aspect}_pairs_{version}",
+        "pairs",
+        numbers,
+        models=[before, before],
+        prompts=prompts,
+        count=numbers.pairs,
+        seed=numbers.seed + version,
+    )
+    label = _laid(f"{aspect}_{version}", "label", numbers, pairs=f"step:{pairs.name}", judge=judge, aspect=aspect)
+    return [pairs, label]
 
 
 def _mixture(numbers: Settings, kind: str, version: int) -> Step:

@@ -205,6 +205,7 @@ def _aligned(lay: _Layout) -> list[Step]:
     }
     return [
         lay.rows("subjects", test=False),
+        lay.rows("adversarial", test=False, on_demand=True),
         lay.step(
             "pairs",
             "pairs",
@@ -221,6 +222,7 @@ def _aligned(lay: _Layout) -> list[Step]:
             policy="step:sft",
             prompts="step:prompts",
             count=lay.numbers.pool,
+            samples=4,
             gates_open={"unfinished": "keep"},
             **rule,
         ),

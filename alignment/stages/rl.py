@@ -121,8 +121,11 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
     seen.write(out, map(row_key, prompts), [artifact.path for artifact in inputs.values() if artifact.path.is_dir()])
     metrics = _report(out, progress.judgement.best_step if settings.watching.keep == "best" else None)
     tracker.finish(metrics)
-    drawn = "here" if settings.server.url is None else f"vLLM at {settings.server.url}"
-    notes = engine.notes() | {"drawn": drawn, "ended": progress.judgement.ended or "all steps done", "steps": progress.step}
+    notes = engine.notes() | {
+        "drawn": "here" if settings.server.url is None else f"vLLM at {settings.server.url}",
+        "ended": progress.judgement.ended or "all steps done",
+        "steps": progress.step,
+    }
     return Outcome("policy", metrics, "reward", tokens=policy.tokens, notes=notes)
 
 

@@ -58,6 +58,15 @@ def test_the_nearest_is_found(family: Family) -> None:
     assert common(family, "a", "b", "c") == "base"
 
 
+def test_reinforcement_learning_goes_on_with_its_policy_and_no_judge_is_an_ancestor(family: Family) -> None:
+    family.add("r1", policy="chat", prompts="text", reward__model="a")
+    family.add("r2", policy="chat", prompts="text", reward__model="a", watching__guard="b")
+    family.add("r3", policy="chat2", prompts="text", reward__model="a")
+    assert common(family, "r1", "r2") == "chat"
+    assert common(family, "r1", "chat") == "chat"
+    assert common(family, "r1", "r3") == "base"
+
+
 def test_a_model_may_be_merged_with_where_it_began(family: Family) -> None:
     assert common(family, "a", "chat") == "chat"
     assert common(family, "chat", "a") == "chat"
