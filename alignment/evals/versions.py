@@ -92,9 +92,12 @@ def by_skill(values: Mapping[str, np.ndarray], tags: Sequence[Sequence[str]]) ->
 
 
 def skill_differences(
-    values: Mapping[str, np.ndarray], tags: Sequence[Sequence[str]], resamples: Bootstrap
+    values: Mapping[str, np.ndarray],
+    tags: Sequence[Sequence[str]],
+    bases: Mapping[str, str],
+    resamples: Bootstrap,
 ) -> dict[str, Told]:
-    """By model and skill: the mean less that of the model before, and whether the skill fell.
+    """By model and skill: the mean less that of the base, and whether the skill fell.
 
     It fell where the whole interval lies below 0. Of forty skills that did not change, one such is to be expected at
     95 %.
@@ -105,7 +108,7 @@ def skill_differences(
         return told
     mask_PK = np.stack(list(masks.values()), axis=1)
     prompts_K = mask_PK.sum(0)
-    for name, base in base_of(list(values), "previous").items():
+    for name, base in bases.items():
         less_P = values[name] - values[base]
         found = resamples.ratios(less_P[:, None] * mask_PK, mask_PK)
         skills = {

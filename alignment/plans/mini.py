@@ -253,6 +253,7 @@ def _aligned(lay: _Layout) -> list[Step]:
             prompts="step:prompts",
             conversations="step:conversations",
             reference="step:sft",
+            against="previous",
             count=lay.numbers.prompts,
         ),
     ]

@@ -64,7 +64,7 @@ def differences(results: Results) -> None:
 
 
 def skills(results: Results) -> None:
-    """Gold by skill, a column for every model; a skill that fell below the model before says so."""
+    """Gold by skill, a column for every model; one that fell below the model it is compared with says so."""
     found, models = results["skill_differences"], results["skills"]
     if not found:
         return

@@ -3,7 +3,7 @@
 Several models answer the same prompts with the same noise, and are compared prompt by prompt (``evals/versions.py``).
 ``results.json`` holds ``models`` (every measure with its interval), ``arms`` (where several models are the seeds of
 one: the mean over them), and by model or arm ``differences`` (less that which ``against`` names), ``skills`` (mean gold
-by tag) and ``skill_differences`` (less the one before, and whether the skill fell).
+by tag) and ``skill_differences`` (less that one's, and whether the skill fell).
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Settings(StrictSettings):
     top_p: float = identity("the smallest set of tokens with this share of the probability", gt=0, le=1)
     max_new_tokens: int = identity("length of an answer at most", ge=1)
     against: Literal["first", "previous"] = identity(
-        "with which of several models each later one is compared; skills always with the one before"
+        "with which of several models, or arms, each later one is compared"
     )
     confidence: float = identity("of every interval", gt=0, lt=1)
     seed: int = identity("of the answers and of the bootstrap", ge=0)
@@ -284,12 +284,12 @@ def _told(
         told["arms"] = versions.arms(values, seeds, resamples)
     if not all("gold" in measures for measures in values.values()):
         return told | {"differences": {}, "skills": {}, "skill_differences": {}}
-    tags = [prompt.tags for prompt in prompts]
+    tags, bases = [prompt.tags for prompt in prompts], versions.base_of(list(arms), settings.against)
     overall = {name: measures["gold"] for name, measures in arms.items()}
     return told | {
-        "differences": versions.differences(arms, versions.base_of(list(arms), settings.against), resamples),
+        "differences": versions.differences(arms, bases, resamples),
         "skills": versions.by_skill(overall, tags),
-        "skill_differences": versions.skill_differences(overall, tags, resamples),
+        "skill_differences": versions.skill_differences(overall, tags, bases, resamples),
     }
 
 

@@ -77,8 +77,14 @@ def test_differences_are_taken_prompt_by_prompt() -> None:
 # ── skills ───────────────────────────────────────────────────────────────────────────────────────
 
 
+def compared(
+    gold: Mapping[str, np.ndarray], tags: Sequence[Sequence[str]] = TAGS, resamples: Bootstrap = RESAMPLES
+) -> Any:
+    return versions.skill_differences(gold, tags, versions.base_of(list(gold), "previous"), resamples)
+
+
 def fallen(gold: Planted, tags: Sequence[Sequence[str]] = TAGS) -> dict[str, set[str]]:
-    found = versions.skill_differences(gold, tags, Bootstrap(range(len(tags)), 0.95, 0))
+    found = compared(gold, tags, Bootstrap(range(len(tags)), 0.95, 0))
     return {name: {skill for skill, value in one["skills"].items() if value["fell"]} for name, one in found.items()}
 
 
@@ -92,7 +98,7 @@ def test_a_skill_that_may_have_fallen_by_chance_is_not_flagged() -> None:
     gold = dict(planted())
     noise = np.random.default_rng(3).normal(0, 0.1, PROMPTS)
     gold["rs"] = gold["sft"] - 0.01 + noise - noise.mean()
-    found = versions.skill_differences({name: gold[name] for name in ("sft", "rs")}, TAGS, RESAMPLES)["rs"]["skills"]
+    found = compared({name: gold[name] for name in ("sft", "rs")})["rs"]["skills"]
     assert found["world"]["estimate"] == pytest.approx(-0.01)
     assert found["world"]["low"] < -0.01 < 0 < found["world"]["high"]
     assert not found["world"]["fell"]
@@ -113,7 +119,7 @@ def test_skills_have_their_own_prompts() -> None:
     assert list(skills["sft"]) == sorted(("world", *SKILLS))
     for name, place in (("names", 1), ("rhymes", 2)):
         assert skills["rs"][name] == pytest.approx(gold["rs"][place::3].mean())
-    found = versions.skill_differences(gold, TAGS, RESAMPLES)
+    found = compared(gold)
     assert found["ppo"]["from"] == "rs"
     assert {skill: one["prompts"] for skill, one in found["rs"]["skills"].items()} == {
         "names": 20,
@@ -122,7 +128,7 @@ def test_skills_have_their_own_prompts() -> None:
         "world": 60,
     }
     assert found["ppo"]["skills"]["sums"]["estimate"] == pytest.approx(0.1)
-    assert versions.by_skill(gold, [()] * PROMPTS) == versions.skill_differences(gold, [()] * PROMPTS, RESAMPLES) == {}
+    assert versions.by_skill(gold, [()] * PROMPTS) == compared(gold, [()] * PROMPTS) == {}
 
 
 # ── the stage ────────────────────────────────────────────────────────────────────────────────────
@@ -223,17 +229,18 @@ def test_differences_are_printed_and_kept(
 def test_the_skill_that_fell_is_flagged_in_the_table_and_in_the_results(
     evaluated: Callable[..., Outcome], tmp_path: Path, capsys: pytest.CaptureFixture[str], against: str
 ) -> None:
-    """Whatever differences are taken from, a skill falls below the model before."""
+    """What ``rs`` forgot ``ppo`` has not learned again: it falls below the first model, not below the one before."""
     outcome = evaluated(against=against)
     printed = capsys.readouterr().out
     results = told(tmp_path)
     values = {name: f"{results['skills'][name]['rhymes']:.3f}" for name in NAMES}
-    wanted = ["rhymes", "20", values["sft"], "fell", values["rs"], values["ppo"]]
+    again = ["fell"] if against == "first" else []
+    wanted = ["rhymes", "20", values["sft"], "fell", values["rs"], *again, values["ppo"]]
     assert line_of(printed, "gold by skill", "rhymes") == wanted
     assert "fell" not in line_of(printed, "gold by skill", "sums")
     assert "fell beyond the interval: rhymes from sft to rs (-0.2" in printed
     assert results["skill_differences"]["rs"]["skills"]["rhymes"]["fell"] is True
-    assert (outcome.metrics["rs/skills_fallen"], outcome.metrics["ppo/skills_fallen"]) == (1, 0)
+    assert (outcome.metrics["rs/skills_fallen"], outcome.metrics["ppo/skills_fallen"]) == (1, len(again))
 
 
 def test_where_none_fell_nothing_is_said_of_it(
@@ -279,3 +286,20 @@ def test_large_numbers_have_fewer_places_and_what_is_missing_a_dash(capsys: pyte
     assert "± half of the 90% interval" in printed
     assert line_of(printed, "models", "a") == ["a", "47.3", "±1.5", "47.3", "±1.5"]
     assert line_of(printed, "models", "b") == ["b", "47.3", "±1.5", "–"]
+
+
+# ── seeds of one arm ─────────────────────────────────────────────────────────────────────────────
+
+
+def test_models_of_one_name_are_the_seeds_of_an_arm() -> None:
+    gold = planted()
+    values = {"a": {"gold": gold["sft"]}, "b#1": {"gold": gold["rs"]}, "b#2": {"gold": gold["ppo"]}}
+    seeds = versions.seeds_of(list(values), ["a", "b", "b"])
+    assert seeds == {"a": ["a"], "b": ["b#1", "b#2"]}
+    mean = (gold["rs"] + gold["ppo"]) / 2
+    assert versions.averaged(values, seeds)["b"]["gold"] == pytest.approx(mean)
+    told = versions.arms(values, seeds, RESAMPLES)["b"]["gold"]
+    assert told["estimate"] == pytest.approx(mean.mean())
+    assert told["seeds"] == pytest.approx([gold["rs"].mean(), gold["ppo"].mean()])
+    found = versions.differences(versions.averaged(values, seeds), {"b": "a"}, RESAMPLES)["b"]["measures"]["gold"]
+    assert found["estimate"] == pytest.approx((mean - gold["sft"]).mean())
