@@ -149,7 +149,7 @@ def reward_adapter(reward: Artifact, trunk: Artifact) -> Path:
     reward.need("reward")
     called = reward.step or str(reward.path)
     folder = reward.path / "adapter"
-    remedy = f"Train it with stage=reward model={trunk.step or trunk.path} adapter.kind=lora, or say roles=separate."
+    remedy = "Train it with stage=reward/lora model.weights=<this policy>, or say roles=separate."
     if not (folder / "adapter_config.json").is_file():
         raise UserError(
             f"{called}: a reward model without an adapter cannot share a trunk",

@@ -102,13 +102,15 @@ def clipped_policy_loss(
     clip: float,
     level: Level,
     weights_BT: Tensor | None = None,
+    largest_weight: float = float("inf"),
 ) -> PolicyLoss:
     """−Σ min(ρ A, clip(ρ, 1 ± ε) A), ρ = π / π_old (PPO; Schulman et al., arXiv 1707.06347, eq. 7).
 
     ``level="token"``: every token has a ratio. ``level="answer"``: a whole answer is one action, its ratio the product
     over its tokens, its advantage that of its first token (RLOO and REINFORCE). At ρ = 1 the gradient is that of
     −A log π, the plain policy gradient. ``weights_BT`` are importance weights (tokens were drawn by something that
-    differs from π_old by rounding), constant with respect to the gradient; at level "answer" they multiply.
+    differs from π_old by rounding), constant with respect to the gradient and cut off at ``largest_weight``; at level
+    "answer" they multiply first.
     """
     _check(mask_BT)
     log_ratio = _inside(logprobs_BT - old_logprobs_BT, mask_BT)
@@ -120,7 +122,7 @@ def clipped_policy_loss(
     ratio = log_ratio.exp()
     free, held = ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages
     gain = torch.minimum(free, held)
-    gain = gain if weights is None else gain * weights
+    gain = gain if weights is None else gain * weights.clamp(max=largest_weight)
     clipped, drift = held.detach() < free.detach(), torch.expm1(log_ratio.detach()) - log_ratio.detach()
     return PolicyLoss(-masked_sum(gain, mask), mask.sum(), (clipped & mask).sum(), masked_sum(drift, mask))
 

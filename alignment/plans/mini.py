@@ -3,8 +3,9 @@
 text → tokenizer → base → first, a model of many imperfect conversations. It answers questions as a teacher, draws
 answers under instructions that must last (Ghost Attention) and under safety pre-prompts; with careful demonstrations
 that makes the mixture on which it goes on to be the SFT model. From that and from comparisons, mixed as Llama 2 does,
-come a reward model for helpfulness and one for safety, measured on each other's pairs; the first goes on with pairs of
-the SFT model's own answers. By both, the best of several answers are kept and learned from, and then PPO is run.
+come a reward model for helpfulness and one for safety, measured on each other's pairs. A third learns from pairs of the
+SFT model's own answers, which the truth has compared; by it the best of several answers are kept and learned from, and
+then PPO is run.
 """
 
 from __future__ import annotations
@@ -197,12 +198,11 @@ def _reward(lay: _Layout, name: str, data: str, **said: Any) -> Step:
 
 
 def _aligned(lay: _Layout) -> list[Step]:
-    """The SFT model's own pairs, a reward model that knows them, the best of several answers, PPO, and a table."""
-    rule: dict[str, Any] = {
-        "reward__rule": "llama2",
-        "reward__model": "step:preference",
-        "reward__safety": "step:safety",
-    }
+    """The SFT model's own pairs, a reward model that knows them, the best of several answers, PPO, and a table.
+
+    The truth compares: the people of this world err too often for so few pairs (pipeline=rl_effects asks them).
+    """
+    rule: dict[str, Any] = {"reward__model": "step:preference"}
     return [
         lay.rows("subjects", test=False),
         lay.rows("adversarial", test=False, on_demand=True),
@@ -214,15 +214,15 @@ def _aligned(lay: _Layout) -> list[Step]:
             prompts="step:subjects",
             count=lay.numbers.own_pairs,
         ),
-        lay.step("label", "label", pairs="step:pairs", judge="raters:helpfulness", aspect="helpfulness"),
-        lay.step("preference", "reward", model__weights="step:helpfulness", data="step:label", centre="step:careful"),
+        lay.step("label", "label", pairs="step:pairs", judge="gold:overall"),
+        lay.step("preference", "reward", model__weights="step:sft", data="step:label", centre="step:careful"),
         lay.step(
             "pool",
             "reject",
             policy="step:sft",
             prompts="step:prompts",
             count=lay.numbers.pool,
-            samples=4,
+            samples=2,
             gates_open={"unfinished": "keep"},
             **rule,
         ),

@@ -44,7 +44,7 @@ class Targets:
     """What an update learns from: ``advantages_BT``, ``returns_BT`` for a critic, and answers that teach nothing.
 
     ``rewards_B`` is what is maximised: the score less the KL penalty, where that is part of the reward. ``idle`` counts
-    answers of groups that all have the same return: their advantage is 0.
+    answers of groups in which all say or earn the same: their advantage is 0.
     """
 
     advantages_BT: Tensor
@@ -73,27 +73,38 @@ def targets(
         if numbers.whiten_advantages:
             advantages_BT = masked_whiten(advantages_BT, mask_BT, center=True, total=total)
         return Targets(advantages_BT, found.returns_BT, "token", rewards_B, 0)
-    advantages_B, idle = _of_answers(rewards_B, episodes.samples, numbers, baseline, total)
+    advantages_B = _of_answers(rewards_B, episodes.samples, numbers, baseline, total)
     if numbers.whiten_advantages:
         advantages_B = masked_whiten(advantages_B, torch.ones_like(advantages_B), center=True, total=total)
+    idle = 0
+    if numbers.kind == "rloo":
+        # By what was said and not by what it got: scores of one answer in several rows differ by rounding.
+        idle_B = _alike(episodes, rewards_B)
+        advantages_B, idle = advantages_B.masked_fill(idle_B, 0.0), int(idle_B.sum())
     advantages_BT = torch.where(mask_BT, advantages_B[:, None], torch.zeros_like(old_BT))
     return Targets(advantages_BT, None, "answer", rewards_B, idle)
 
 
-def _of_answers(
-    rewards_B: Tensor, samples: int, numbers: Estimating, baseline: RunningMean, total: Total
-) -> tuple[Tensor, int]:
-    """``advantages_B``, an answer being one action, and how many are 0 because their group is all alike."""
+def _of_answers(rewards_B: Tensor, samples: int, numbers: Estimating, baseline: RunningMean, total: Total) -> Tensor:
+    """``advantages_B``, an answer being one action."""
     if numbers.kind == "rloo":
-        groups_PK = rewards_B.view(-1, samples)
-        alike_P = (groups_PK == groups_PK[:, :1]).all(-1)
-        return policy.leave_one_out(groups_PK).flatten(), int(alike_P.sum()) * samples
+        return policy.leave_one_out(rewards_B.view(-1, samples)).flatten()
     if numbers.baseline == "mean":
         count = total(torch.tensor(float(len(rewards_B)), device=rewards_B.device))
         others_B = (total(rewards_B.sum()) - rewards_B) / (count - 1)
-        return rewards_B - others_B, 0
+        return rewards_B - others_B
     if numbers.baseline == "running":
         advantages_B = rewards_B - baseline.mean
         baseline.add(rewards_B, total)
-        return advantages_B, 0
-    return rewards_B, 0
+        return advantages_B
+    return rewards_B
+
+
+def _alike(episodes: Episodes, rewards_B: Tensor) -> Tensor:
+    """``[B]``: whether all answers of a group are the same, or all their rewards."""
+    K = episodes.samples
+    groups_PK = rewards_B.view(-1, K)
+    same_P = (groups_PK == groups_PK[:, :1]).all(-1)
+    groups = [episodes.answers[first : first + K] for first in range(0, len(episodes.answers), K)]
+    said_P = torch.tensor([all(one == group[0] for one in group) for group in groups], device=rewards_B.device)
+    return (same_P | said_P).repeat_interleave(K)

@@ -51,15 +51,18 @@ class Judgement:
     """Of what decides which policy is kept: the guard where there is one, else the reward."""
     best_reward: float = float("-inf")
     best_guard: float = float("-inf")
+    reward_at_best_guard: float = float("-inf")
     stale: int = 0
     """Points since the reward was last at its best."""
     ended: str = ""
     """Why training ends early; empty while it goes on."""
 
-    def take(self, point: Point, numbers: Watching, guard: str | None) -> bool:
-        """Take a point in. Returns whether the policy of this point is the best so far."""
-        reward_rises = point.reward > self.best_reward
-        self.stale = 0 if reward_rises else self.stale + 1
+    def take(self, point: Point, numbers: Watching, guard: str | None, *, waits: bool = False) -> bool:
+        """Take a point in. Returns whether the policy of this point is the best so far.
+
+        ``waits``: the policy has not begun to learn, and cannot have become better.
+        """
+        self.stale = 0 if waits or point.reward > self.best_reward else self.stale + 1
         self.best_reward = max(self.best_reward, point.reward)
         decisive = point.reward if guard is None else point.others[guard]
         within = numbers.kl_bound is None or point.kl <= numbers.kl_bound
@@ -68,13 +71,17 @@ class Judgement:
             self.best, self.best_step = decisive, point.step
         if not within:
             self.ended = f"the KL to the start is {point.kl:.2f} nats, past watching.kl_bound={numbers.kl_bound}"
-        elif guard is not None and reward_rises and point.others[guard] < self.best_guard - numbers.guard_drop:
+        elif guard is not None and self._misled(point, guard, numbers.guard_drop):
             self.ended = (
                 f"the reward rises and {guard} has fallen from {self.best_guard:.3f} to {point.others[guard]:.3f}: "
                 "over-optimisation"
             )
         elif numbers.patience is not None and self.stale >= numbers.patience:
             self.ended = f"the reward has not risen for {self.stale} measurements"
-        if guard is not None:
-            self.best_guard = max(self.best_guard, point.others[guard])
+        if guard is not None and point.others[guard] > self.best_guard:
+            self.best_guard, self.reward_at_best_guard = point.others[guard], point.reward
         return better
+
+    def _misled(self, point: Point, guard: str, drop: float) -> bool:
+        """Whether the guard has fallen while the reward is no worse than where the guard was at its best."""
+        return point.others[guard] < self.best_guard - drop and point.reward >= self.reward_at_best_guard

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 class Episodes:
     """``old_BT``, ``anchor_BT`` and ``values_BT`` (without a critic None) are of the policy before the step's update.
 
-    ``weights_BT`` are importance weights where answers were drawn by something that differs from the policy by
-    rounding; None where they were drawn by the policy itself.
+    ``weights_BT`` are importance weights, to be cut off at ``largest_weight``, where answers were drawn by something
+    that differs from the policy by rounding; None where they were drawn by the policy itself.
     """
 
     prompts: list[Prompt]
@@ -41,6 +41,7 @@ class Episodes:
     anchor_BT: Tensor | None = None
     values_BT: Tensor | None = None
     weights_BT: Tensor | None = None
+    largest_weight: float = float("inf")
     judged: Judged | None = None
 
     def tree(self, group: int) -> Tree:

@@ -54,6 +54,12 @@ class HeldOut:
                 )
         drawn = [answer.ids for answer in answers]
         kl = sequence_kl(model, self.start, ids, drawn, self.device, self.drawing.temperature)
+        if not np.isfinite(kl).all():
+            raise UserError(
+                f"the KL to the start is no number at step {step}",
+                cause="A policy that gives nothing to what it draws, or weights that are not finite.",
+                remedy="Lower updating.learning_rate; a checkpoint is from before.",
+            )
         means = {name: float(values.mean()) for name, values in others.items()}
         rows: list[dict[str, str | float]] = [
             {

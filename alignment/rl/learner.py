@@ -153,7 +153,7 @@ class Learner:
         # Gradients are averaged over processes, and every mean is over the global minibatch.
         tokens, answers = (float(one) / self.engine.world for one in self._sum(torch.tensor([tokens, answers])))
         terms = tokens if targets.level == "token" else answers
-        learns = 0.0 if step < self.critic.warmup and self.roles.has_critic else 1.0
+        learns = 0.0 if self._waits(step) else 1.0
         every = list(self._passes(episodes, groups, self.engine.settings.micro_batch))
         for place, one in enumerate(every):
             last = place + 1 == len(every)
@@ -191,6 +191,7 @@ class Learner:
             clip=self.numbers.clip,
             level=targets.level,
             weights_BT=weights_BT,
+            largest_weight=episodes.largest_weight,
         )
         loss = found.loss
         if beta:
@@ -233,6 +234,10 @@ class Learner:
                 norms[role] = float(torch.nn.utils.clip_grad_norm_(parameters, self.numbers.clip_norm))
         if not all(math.isfinite(norm) for norm in norms.values()):
             self._refuse(f"the gradient's norm is {norms} at step {step}", None, out)
+        if self._waits(step):
+            # Without gradients AdamW leaves them alone: neither its moments nor its count of steps moves.
+            for parameter in self.roles.groups()["policy"]:
+                parameter.grad = None
         self.optimiser.step()
         self.optimiser.zero_grad()
         return norms
@@ -242,8 +247,12 @@ class Learner:
         share = 1.0 if numbers.schedule == "constant" else 1 - step / numbers.steps
         share *= min(1.0, (step + 1) / (numbers.warmup_steps + 1))
         for group in self.optimiser.param_groups:
-            waits = group["role"] == "policy" and self.roles.has_critic and step < self.critic.warmup
+            waits = group["role"] == "policy" and self._waits(step)
             group["lr"] = 0.0 if waits else group["peak"] * share
+
+    def _waits(self, step: int) -> bool:
+        """Whether only the critic learns yet."""
+        return self.roles.has_critic and step < self.critic.warmup
 
     # ── processes ────────────────────────────────────────────────────────────────────────────────
 
@@ -276,9 +285,13 @@ class Learner:
     total = _sum
 
     def _total(self, sums: Sums) -> dict[str, float]:
-        first, names = sums.pop("first_ratio"), sorted(sums)
+        first, names = self._largest(sums.pop("first_ratio")), sorted(sums)
         summed = self._sum(torch.tensor([sums[name] for name in names], dtype=torch.float64)).tolist()
         return dict(zip(names, summed, strict=True)) | {"first_ratio": first}
+
+    def _largest(self, value: float) -> float:
+        """The largest of all processes."""
+        return float(self.gather(np.array([value])).max())
 
     def gather(self, values: np.ndarray) -> np.ndarray:
         """Values of all processes behind each other."""

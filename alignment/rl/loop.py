@@ -116,7 +116,8 @@ def one_step(course: Course, learner: Learner, progress: Progress) -> dict[str, 
     with clock.phase("read"):
         learner.read(episodes, old=learner.engine.bf16 or not course.drawer.exact)
         if not course.drawer.exact:
-            episodes.weights_BT = (episodes.old_BT - episodes.drawn_BT).exp().clamp(max=course.drawing.largest_weight)
+            episodes.weights_BT = (episodes.old_BT - episodes.drawn_BT).exp()
+            episodes.largest_weight = course.drawing.largest_weight
         need_anchor(course, learner, episodes, progress.step)
     in_reward = course.anchoring.place == "reward"
     found = targets(
@@ -246,7 +247,8 @@ def look(course: Course, learner: Learner, progress: Progress, records: Records)
     with learner.roles.acting() as model:
         point, rows = course.held_out.measure(model, progress.step)
     records.point(point, rows)
-    if progress.judgement.take(point, course.watching, course.guard) and console.is_main_process():
+    waits = learner.roles.has_critic and progress.step <= learner.critic.warmup
+    if progress.judgement.take(point, course.watching, course.guard, waits=waits) and console.is_main_process():
         path = _best(course, point.step)
         files.make_folder(path.parent)
         state.write_whole(path, state.trained(learner))

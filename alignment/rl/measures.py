@@ -18,7 +18,10 @@ from alignment.scoring.combine import Gather
 
 
 def of_batch(episodes: Episodes, found: Targets, gather: Gather) -> dict[str, float]:
-    """Means over the answers of all processes; ``kl/…`` in nats an answer, ``entropy`` in nats a token."""
+    """Means over the answers of all processes; the critic's are of this one.
+
+    ``kl/…`` is in nats an answer, ``entropy`` in nats a token.
+    """
     judged, mask_BT = episodes.judged, episodes.mask_BT
     assert judged is not None, "first judged"
     assert episodes.anchor_BT is not None, "first read"
@@ -44,7 +47,7 @@ def of_batch(episodes: Episodes, found: Targets, gather: Gather) -> dict[str, fl
     everywhere = {name: gather(np.asarray(values, dtype=np.float64)) for name, values in columns.items()}
     row = {name: float(values.mean()) for name, values in everywhere.items()}
     row["score/spread"] = float(everywhere["score/mean"].std())
-    row["advantage/idle"] = found.idle / len(episodes.answers)
+    row["advantage/idle"] = float(gather(np.array([found.idle / len(episodes.answers)])).mean())
     if episodes.values_BT is not None and found.returns_BT is not None:
         row["critic/explained"] = float(explained_variance(episodes.values_BT, found.returns_BT, mask_BT))
         row["critic/value"] = float(masked_mean(episodes.values_BT, mask_BT))

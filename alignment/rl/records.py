@@ -32,8 +32,7 @@ class Records:
 
     def step(self, step: int, row: Mapping[str, float]) -> None:
         """The measures of a batch."""
-        if step % self.tracker.every == 0 or step == 1:
-            self.tracker.log(step, row)
+        self.tracker.log(step, row)
 
     def point(self, point: Point, rows: Sequence[Mapping[str, Any]]) -> None:
         """One look at the held-out prompts, with what was said to the first of them."""

@@ -119,7 +119,7 @@ class Watching(Settings):
     )
 
 
-def check(drawing: Drawing, estimating: Estimating, anchoring: Anchoring, updating: Updating) -> None:
+def check(drawing: Drawing, estimating: Estimating, anchoring: Anchoring, critic: Critic, updating: Updating) -> None:
     """Raise :class:`UserError` for numbers that do not go together."""
     K = drawing.samples
     if estimating.kind == "rloo" and K < 2:
@@ -145,8 +145,31 @@ def check(drawing: Drawing, estimating: Estimating, anchoring: Anchoring, updati
             f"estimating.whiten_rewards=true: {estimating.kind} has no rewards of single tokens",
             remedy="Say false, or estimating.kind=gae.",
         )
+    if estimating.kind == "gae" and critic.warmup >= updating.steps:
+        raise UserError(
+            f"critic.warmup={critic.warmup}: the policy would never learn in updating.steps={updating.steps}",
+            remedy="Choose fewer steps of warm-up.",
+        )
+    _check_target(anchoring, updating)
     if anchoring.kind == "ema" and anchoring.rate == 0:
         raise UserError(
             "anchoring.rate=0: an anchor that follows the policy at rate 0 stays where it is",
             remedy="Say anchoring.kind=fixed, or a rate such as 0.01.",
+        )
+
+
+def _check_target(anchoring: Anchoring, updating: Updating) -> None:
+    """β is steered by factors that stay above 0."""
+    if anchoring.target is None:
+        return
+    if anchoring.beta == 0:
+        raise UserError(
+            f"anchoring.target={anchoring.target:g}: β is 0, and times any factor stays 0",
+            remedy="Give anchoring.beta a value to begin with.",
+        )
+    if anchoring.horizon <= updating.batch:
+        raise UserError(
+            f"anchoring.horizon={anchoring.horizon:g}: is within one batch of {updating.batch} answers",
+            cause="β would leap, and could change its sign.",
+            remedy="Say 10,000 or so (Ziegler et al.).",
         )

@@ -197,8 +197,11 @@ class Reward:
         counts_N = np.ones_like(scored.finished) if self._unfinished is None else scored.finished
         # One exchange for both: NaN marks a score that has no say.
         everywhere_N = gather(np.where(counts_N, score_N, np.nan))
+        everyone = len(everywhere_N)
         everywhere_N = everywhere_N[~np.isnan(everywhere_N)]
-        constant = not len(everywhere_N) or everywhere_N.min() == everywhere_N.max()
+        # Where all scores are the same, an answer that got the constant may still differ from the others.
+        apart = len(everywhere_N) and len(everywhere_N) < everyone and self._unfinished != 0
+        constant = not len(everywhere_N) or (everywhere_N.min() == everywhere_N.max() and not apart)
         whitened_N = np.where(counts_N, self._whitening(score_N, everywhere_N), 0.0)
         penalty_N = self._length_penalty * scored.tokens
         parts = dict(scored.parts)

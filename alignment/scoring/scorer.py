@@ -69,7 +69,8 @@ def threshold(scorer: Scorer, given: float | None, otherwise: float) -> float:
         raise UserError(
             f"{scorer.name}: its scores have no threshold of their own",
             cause=f"Trained on comparisons alone, it knows differences; σ(score) = {otherwise:g} means nothing to it.",
-            remedy="Give a threshold that was measured for it, or train it with the safety auxiliary loss.",
+            remedy="Give a threshold that was measured for it (reward.safety_below, safe_above, thresholds), or train "
+            "it with the safety loss: stage=reward safety_weight=1.",
         )
     return otherwise
 

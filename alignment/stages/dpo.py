@@ -11,7 +11,7 @@ from alignment.settings import Settings as StrictSettings
 from alignment.settings import execution, identity, reference
 from alignment.training.engine import EngineSettings
 from alignment.training.model_settings import AdapterSettings, ModelSettings
-from alignment.training.optimisation import Optimisation, disk_for
+from alignment.training.optimisation import Optimisation, disk_for, total_steps
 from alignment.training.tracking import TrackerSettings
 
 if TYPE_CHECKING:
@@ -67,6 +67,8 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
     engine = resolve(settings.engine)
     policy = _begin(settings, inputs, engine)
     learned = _pairs(inputs["data"], "train", policy, settings, out)
+    # Says what is wrong with the numbers before the reference is asked.
+    total_steps(settings.optimisation, len(learned))
     held = _pairs(inputs["data"], "valid", policy, settings, out)[:HELD_OUT_PAIRS]
     reference_PA = _reference(policy, learned, "train", engine, out)
     held_reference_PA = _reference(policy, held, "valid", engine, out)

@@ -69,6 +69,7 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
     engine = resolve(settings.engine)
     names = _names(settings, inputs)
     prompts = _prompts(settings, inputs)
+    _check_conversations(inputs)
     scorers = _scorers(inputs, engine, settings.classifier, prompts)
     against = policies.open_policy(inputs["reference"], engine) if "reference" in inputs else None
     rows: list[dict[str, Any]] = []
@@ -130,10 +131,29 @@ def _prompts(settings: Settings, inputs: dict[str, Artifact]) -> list[Prompt]:
         prompts.append(row)
         if len(prompts) == settings.count:
             break
+    if not prompts:
+        raise UserError(
+            f"{dataset.path} has no prompt in its split {settings.split}",
+            remedy="Say split=valid or split=test, whichever it has; its recipe's `splits` say how it is divided.",
+        )
     for place in range(len(settings.models)):
         model = inputs[f"models.{place}"].need("policy")
         seen.refuse_overlap(model.path, map(row_key, prompts))
     return prompts
+
+
+def _check_conversations(inputs: dict[str, Artifact]) -> None:
+    """Before anything is drawn: what the perplexity is measured on are conversations."""
+    from alignment.data import store
+
+    if "conversations" in inputs:
+        dataset = inputs["conversations"].need("dataset")
+        kind = store.card(dataset.path)["kind"]
+        if kind != "conversations":
+            raise UserError(
+                f"conversations={dataset.step or dataset.path}: holds {kind}",
+                remedy="Name a dataset of conversations, or conversations=null.",
+            )
 
 
 def _scorers(
@@ -195,7 +215,7 @@ def _scored(
 def _kl(policy: Policy, against: Policy, prompts: list[list[int]], answers: list[Answer], engine: Engine) -> np.ndarray:
     from alignment.gemma.divergence import sequence_kl
 
-    if policy.tokenizer.digest != against.tokenizer.digest:
+    if policy.tokenizer.digest != against.tokenizer.digest or policy.tokens.padded != against.tokens.padded:
         raise UserError(
             "the reference has another tokenizer than the model",
             cause="A KL compares two distributions over the same pieces.",

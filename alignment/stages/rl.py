@@ -45,9 +45,7 @@ class Settings(StrictSettings):
     roles: Literal["separate", "shared"] = identity(
         "separate: policy, anchor and critic are models of their own; shared: adapters on one frozen trunk"
     )
-    half_trunk: bool = execution(
-        "shared: keep the frozen projections in bf16, under bf16 arithmetic, where that changes no bit of any role"
-    )
+    half_trunk: bool = identity("shared: keep the frozen projections in bf16, under bf16 arithmetic alone")
     adapter: AdapterSettings = identity("separate: train all weights or adapters; shared: the adapters' shape")
     drawing: Drawing = identity("how answers are drawn")
     server: Server = execution("what draws them, where it is not this process")
@@ -64,7 +62,8 @@ class Settings(StrictSettings):
     def parse(cls, values: Mapping[str, Any], where: str = "settings") -> Settings:
         """Validate, the rules between keys included."""
         settings: Settings = super().parse(values, where)
-        check(settings.drawing, settings.estimating, settings.anchoring, settings.updating)
+        check(settings.drawing, settings.estimating, settings.anchoring, settings.critic, settings.updating)
+        _check_use(settings)
         if settings.roles == "shared" and settings.adapter.kind != "lora":
             raise UserError(
                 f"adapter.kind={settings.adapter.kind}: roles that share a trunk are adapters on it",
@@ -79,6 +78,27 @@ class Settings(StrictSettings):
         if settings.adapter.kind == "qlora":
             raise UserError("adapter.kind=qlora: is not for stage=rl", remedy="Say adapter.kind=lora or none.")
         return settings
+
+
+def _check_use(settings: Settings) -> None:
+    """Raise :class:`UserError` for what would be accepted and not used."""
+    gae = settings.estimating.kind == "gae"
+    if settings.half_trunk and settings.roles != "shared":
+        raise UserError("half_trunk=true: only roles=shared has a frozen trunk", remedy="Say half_trunk=false.")
+    if settings.critic.weights is not None and not (gae and settings.critic.init == "reward"):
+        raise UserError(
+            f"critic.weights={settings.critic.weights}: nothing begins with them here",
+            remedy="Say critic.weights=null, or estimating.kind=gae critic.init=reward.",
+        )
+    if settings.watching.guard_drop and settings.watching.guard is None:
+        raise UserError(
+            f"watching.guard_drop={settings.watching.guard_drop:g}: there is no guard", remedy="Name watching.guard."
+        )
+    if not settings.drawing.stop and settings.reward.unfinished is not None:
+        raise UserError(
+            "drawing.stop=false: no answer ends, and every one would get reward.unfinished",
+            remedy="Say reward.unfinished=null.",
+        )
 
 
 def disk_needed(settings: Settings) -> int:
@@ -330,6 +350,7 @@ def _report(out: Path, best: int | None) -> dict[str, float]:
     if console.is_main_process():
         metrics, samples = records.read(out / METRICS), records.read(out / records.SAMPLES)
         files.write_atomic(out / PLOTS, rl_plots.page(metrics, points, samples, kept=kept["step"]))
+        console.say(f"  {out / PLOTS} shows the way there, with samples of what was said", style="dim")
     return {"reward": kept["reward"], "kl": kept["kl"], "steps": float(points[-1]["step"])} | {
         f"held_out/{name}": value for name, value in kept["others"].items()
     }

@@ -54,10 +54,7 @@ def open_roles(
         moves=moves,
         chunk_tokens=engine.settings.loss_chunk,
     )
-    if engine.settings.gradient_checkpointing:
-        for model in roles.children():
-            _checkpoint(model)
-    return roles
+    return _ready(roles, engine)
 
 
 def _shared(
@@ -99,9 +96,19 @@ def _shared(
         half=half,
         chunk_tokens=engine.settings.loss_chunk,
     )
-    if engine.settings.gradient_checkpointing:
-        for model in roles.children():
-            _checkpoint(model)
+    return _ready(roles, engine)
+
+
+def _ready(roles: Roles, engine: Engine) -> Roles:
+    """Without dropout, which a foreign model's config may ask for: a policy that learns is the one that drew."""
+    for model in roles.children():
+        trunk = core.trunk(model)
+        trunk.config.attention_dropout = 0.0
+        for module in trunk.modules():
+            if hasattr(module, "attention_dropout"):
+                setattr(module, "attention_dropout", 0.0)  # noqa: B010
+        if engine.settings.gradient_checkpointing:
+            trunk.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return roles
 
 
@@ -151,8 +158,3 @@ def _need_same_shape(anchor: Artifact, policy: Policy) -> None:
             cause="anchoring.kind=ema moves its weights toward the policy's.",
             remedy="Choose one of the policy's shape, or anchoring.kind=fixed.",
         )
-
-
-def _checkpoint(model: nn.Module) -> None:
-    trunk = core.trunk(model)
-    trunk.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

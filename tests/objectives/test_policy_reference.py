@@ -348,3 +348,15 @@ def test_rounding_is_not_taken_for_clipping() -> None:
     assert (values_BT - old_BT).abs().max() < 0.2
     assert clipped_value_loss(values_BT, old_BT, returns_BT, mask_BT, clip=0.2).clipped == 0
     assert clipped_value_loss(values_BT, old_BT, returns_BT, mask_BT, clip=0.01).clipped > 0
+
+
+@pytest.mark.parametrize("level", ["token", "answer"])
+def test_importance_weights_are_cut_off_where_they_are_used(level: Any) -> None:
+    """Those of an answer multiply first: of 48 tokens at 2 each no product of cut-off weights is left."""
+    zeros_BT, mask_BT = torch.zeros(2, 48), torch.ones(2, 48)
+    weights_BT = torch.cat([torch.full((1, 48), 2.0), torch.full((1, 48), 0.5)])
+    found = clipped_policy_loss(
+        zeros_BT, zeros_BT, mask_BT, mask_BT, clip=0.2, level=level, weights_BT=weights_BT, largest_weight=1.5
+    )
+    wanted = -(1.5 + 0.5**48) if level == "answer" else -48 * (1.5 + 0.5)
+    assert float(found.loss) == pytest.approx(wanted)

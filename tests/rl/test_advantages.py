@@ -271,3 +271,16 @@ def test_two_processes_find_what_one_with_all_answers_finds(kind: str, changes: 
             torch.testing.assert_close(mine.advantages_BT, wanted.advantages_BT[rows[rank]], atol=1e-5, rtol=1e-5)
             assert running[rank].mean == pytest.approx(alone.mean, abs=1e-6)
             assert running[rank].count == alone.count
+
+
+def test_equal_answers_teach_nothing_even_where_rounding_tells_them_apart() -> None:
+    """One answer scored in several rows, or at several places of a line, differs in its last bits."""
+    one = scored([0.1, 0.1 + 1e-7, 0.5, 0.9, 0.3, 0.3 - 1e-7, 0.2, 0.4])
+    one.answers[0] = one.answers[1]
+    one.answers[4] = one.answers[5]
+    for whitened in (False, True):
+        target = found("rloo", one, BETA, whiten_advantages=whitened)
+        assert target.idle == 4
+        for row in (0, 1, 4, 5):
+            assert not target.advantages_BT[row].any()
+        assert target.advantages_BT[2].any()

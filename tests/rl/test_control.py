@@ -115,12 +115,32 @@ def test_what_is_judged_goes_through_json() -> None:
     )
 
 
+def test_while_only_the_critic_learns_nothing_is_stale() -> None:
+    judgement = Judgement()
+    for step in range(4):
+        judgement.take(Point(step, 0.0, 0.3, {}), watching(patience=2), None, waits=True)
+    assert (judgement.stale, judgement.ended) == (0, "")
+    for step in range(4, 6):
+        judgement.take(Point(step, 0.0, 0.3, {}), watching(patience=2), None)
+    assert "has not risen" in judgement.ended
+
+
+def test_the_guard_ends_a_run_on_a_plateau() -> None:
+    """The reward is no new best, and no worse than where the guard was at its best."""
+    rewards, guard = [0.0, 1.0, 2.0, 2.0, 1.99, 1.98], [0.0, 1.0, 1.5, 1.4, 0.2, -5.0]
+    assert judged(rewards[:3], watching(guard_drop=0.5), guard=guard[:3])[0].ended == ""
+    assert judged(rewards, watching(guard_drop=0.5), guard=guard)[0].ended == ""
+    assert (
+        "over-optimisation" in judged([0.0, 1.0, 2.0, 2.0], watching(guard_drop=0.5), guard=[0, 1, 1.5, 0.9])[0].ended
+    )
+
+
 # ── numbers that do not go together ──────────────────────────────────────────────────────────────
 
 
 def checked(changes: dict[str, Any]) -> None:
     some = support.numbers(changes)
-    check(some["drawing"], some["estimating"], some["anchoring"], some["updating"])
+    check(some["drawing"], some["estimating"], some["anchoring"], some["critic"], some["updating"])
 
 
 @pytest.mark.parametrize(
@@ -136,6 +156,10 @@ def checked(changes: dict[str, Any]) -> None:
             "updating.batch=1",
         ),
         ({"anchoring.kind": "ema", "anchoring.rate": 0.0}, "anchoring.rate=0"),
+        ({"anchoring.target": 6.0, "anchoring.horizon": 8.0}, "anchoring.horizon=8"),
+        ({"anchoring.target": 6.0, "anchoring.beta": 0.0}, "anchoring.target=6"),
+        ({"estimating.kind": "gae", "critic.warmup": 4, "updating.steps": 4}, "critic.warmup=4"),
+        ({"estimating.whiten_rewards": True, "estimating.kind": "rloo"}, "estimating.whiten_rewards=true"),
     ],
 )
 def test_numbers_that_do_not_go_together_are_refused(changes: dict[str, Any], told: str) -> None:

@@ -183,8 +183,8 @@ def test_a_drawer_that_differs_is_weighed_and_cut_off(tmp_path: Path, monkeypatc
         (row,) = rows(out)
         assert row["update/first_ratio"] < 1e-4
         episodes = kept[-1]
-        weight = float(np.exp(-by)) if by >= 0 else 1.5
-        assert float(episodes.weights_BT[3, 0]) == pytest.approx(weight, abs=1e-4)
+        assert float(episodes.weights_BT[3, 0]) == pytest.approx(float(np.exp(-by)), rel=1e-4)
+        assert episodes.largest_weight == 1.5
         rest = torch.ones_like(episodes.mask_BT)
         rest[3, 0] = False
         assert torch.allclose(episodes.weights_BT[rest], torch.ones(()), atol=1e-4)

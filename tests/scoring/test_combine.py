@@ -211,9 +211,13 @@ def test_every_stop_id_finishes_an_answer_and_no_other_does() -> None:
 @pytest.mark.parametrize("whiten", ["none", "batch", "running"])
 def test_equal_scores_are_counted_and_never_nan(whiten: str) -> None:
     by = reward(Weighted([Judge("a")], [1.0]), whiten=whiten, unfinished=-1.0)
+    found = judged(by, numbers(0.1, 0.1, 0.1))
+    np.testing.assert_array_equal(found.total, [0.1] * 3 if whiten == "none" else [0.0] * 3)
+    np.testing.assert_array_equal(found.parts["constant"], [1, 1, 1])
+    # One that did not end differs from the others: there is something to learn.
     found = judged(by, numbers(0.1, 0.1, 0.1), finished="yyn")
     np.testing.assert_array_equal(found.total, [0.1, 0.1, -1.0] if whiten == "none" else [0.0, 0.0, -1.0])
-    np.testing.assert_array_equal(found.parts["constant"], [1, 1, 1])
+    np.testing.assert_array_equal(found.parts["constant"], [0, 0, 0])
     assert not judged(by, numbers(0.1, 0.2)).parts["constant"].any()
 
 
