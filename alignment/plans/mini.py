@@ -18,8 +18,8 @@ from alignment.settings import Settings as StrictSettings
 from alignment.settings import identity
 
 NEXT = (
-    'python -m alignment.run stage=chat model=latest:sft prompt="…"   talk to it (leave prompt out for a conversation)',
-    "python -m alignment.run stage=show target=latest:sft              where it comes from and what is inside",
+    'python -m alignment.run stage=chat model=latest:ppo prompt="…"   talk to it (leave prompt out for a conversation)',
+    "python -m alignment.run stage=show target=latest:ppo              where it comes from, what is inside, its plots",
     "python -m alignment.run stage=show target=latest:mixture          the data card of what it was trained on",
     "python -m alignment.run stage=show target=latest:judged           what the reward models are right about",
     "python -m alignment.run stage=show target=latest:versions         gold by skill: SFT, rejection sampling, PPO",

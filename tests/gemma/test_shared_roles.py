@@ -448,7 +448,7 @@ def test_one_without_an_adapter_is_refused(tmp_path: Path) -> None:
     reward, policy = artifacts(tmp_path)
     with pytest.raises(UserError, match="without an adapter") as caught:
         shared_roles.reward_adapter(reward, policy)
-    assert "adapter.kind=lora" in str(caught.value)
+    assert "stage=reward/lora model.weights=" in str(caught.value)
     with pytest.raises(UserError, match="a reward is needed here"):
         shared_roles.reward_adapter(policy, policy)
 

@@ -64,7 +64,7 @@ def test_a_second_run_reuses_everything(smoke: Path) -> None:
 
 def test_the_closing_words_are_a_table_samples_and_what_to_type_next(smoke: Path) -> None:
     said = call(smoke, "stage=pipeline", "pipeline=smoke", *QUIET).stdout
-    for word in ("held_out_loss", "gold ", "Next", "stage=chat model=latest:sft"):
+    for word in ("held_out_loss", "gold ", "Next", "stage=chat model=latest:ppo"):
         assert word in said
     assert said.count("  answer ") == 3
     assert said.strip().splitlines()[-1].startswith("finished: run:")

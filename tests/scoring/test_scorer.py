@@ -40,7 +40,7 @@ def test_what_the_user_says_is_the_threshold_even_where_it_is_zero() -> None:
 
 def test_where_nobody_says_one_only_an_absolute_scorer_has_a_threshold() -> None:
     assert threshold(Bare(True), None, 0.15) == 0.15
-    with pytest.raises(UserError, match=r"bare: .*no threshold of their own\n.*0\.15.*\n.*auxiliary loss"):
+    with pytest.raises(UserError, match=r"bare: .*no threshold of their own\n.*0\.15.*\n.*(\n.*)?safety_weight=1"):
         threshold(Bare(False), None, 0.15)
 
 

@@ -89,7 +89,8 @@ def test_a_classifier_is_read_as_the_settings_say(monkeypatch: pytest.MonkeyPatc
     read: list[Any] = []
     evaluated(monkeypatch, tmp_path / "a", [REWARD], read, classifier__label="toxic", classifier__text="answer")
     evaluated(monkeypatch, tmp_path / "b", [REWARD], read)
-    assert read == [{"label": "toxic", "text": "answer"}, {"label": None, "text": "dialogue"}]
+    assert [(one["label"], one["text"]) for one in read] == [("toxic", "answer"), (None, "dialogue")]
+    assert all(one["prompts"] for one in read), "a check reads what is right from them"
 
 
 def test_without_rewards_there_are_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -466,7 +466,8 @@ def test_only_pairs_are_judged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 
 def test_pairs_of_a_real_model_are_judged_by_the_truth(smoke: Path, tmp_path: Path) -> None:
     """Both stages from the command line, on the smoke pipeline's models, which say nothing sensible."""
-    drawn = ("models=[latest:sft,latest:base]", "prompts=latest:prompts", "splits=[valid]", "count=24")
+    (model,) = smoke.glob("smoke/sft-*")
+    drawn = (f"models=[run:{model},latest:base]", "prompts=latest:prompts", "splits=[valid]", "count=24")
     done = call(smoke, "stage=pairs", *drawn, "max_new_tokens=12", "name=pairs_test")
     assert done.returncode == 0, done.stdout + done.stderr
     judged = call(smoke, "stage=label", "pairs=latest:pairs_test", "ties=negligibly", "name=label_test")
