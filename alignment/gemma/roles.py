@@ -9,8 +9,9 @@ Axes: S tokens of all answers, N answers, D width.
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -28,52 +29,51 @@ class Outputs(NamedTuple):
     values_S: Tensor | None
 
 
-class Roles(nn.Module):
+class Roles(nn.Module, ABC):
     """What the loop asks of them. As a module it holds what is trained, and nothing else, so that one engine has it."""
 
     has_critic: bool
 
+    @abstractmethod
     def forward(self, lines: Lines, where: Spans, temperature: float) -> Outputs:
         """Log-probabilities of the policy and values of the critic, from which one backward pass reaches both."""
-        raise NotImplementedError
 
+    @abstractmethod
     def values(self, lines: Lines, where: Spans) -> Tensor:
         """``values_S`` of the critic alone, where nothing else is wanted."""
-        raise NotImplementedError
 
-    @contextmanager
-    def acting(self) -> Iterator[nn.Module]:
+    @abstractmethod
+    def acting(self) -> AbstractContextManager[nn.Module]:
         """The model from which answers are drawn while the block lasts."""
-        raise NotImplementedError
 
+    @abstractmethod
     def anchor_logprobs(self, lines: Lines, where: Spans, temperature: float) -> Tensor:
         """``logprobs_S`` of the anchor, without gradients."""
-        raise NotImplementedError
 
+    @abstractmethod
     def move_anchor(self, rate: float) -> None:
         """anchor ← (1 − rate) anchor + rate policy, in fp32, on weights with adapters multiplied out (WARP, eq. 2)."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def anchor(self) -> nn.Module:
         """What the policy is held to, as it is now."""
-        raise NotImplementedError
 
+    @abstractmethod
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """Trained parameters by role: ``policy``, and ``critic`` where there is one."""
-        raise NotImplementedError
 
+    @abstractmethod
     def anchor_state(self) -> dict[str, Tensor]:
         """What a checkpoint needs of a moving anchor; nothing of one that stands still."""
-        raise NotImplementedError
 
+    @abstractmethod
     def load_anchor(self, state: dict[str, Tensor]) -> None:
         """Take back what :meth:`anchor_state` gave."""
-        raise NotImplementedError
 
+    @abstractmethod
     def plain_policy(self) -> core.CausalLM:
         """The policy as a plain Gemma in fp32, adapters merged, to be saved; a copy where it has adapters."""
-        raise NotImplementedError
 
 
 class Separate(Roles):
