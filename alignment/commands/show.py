@@ -21,7 +21,7 @@ class Settings(StrictSettings):
 
 def run(settings: Settings, inputs: dict[str, Artifact], store: Store) -> None:
     """Print the lineage as a tree, then the record, then what only this kind of artifact has."""
-    from alignment.reporting import card, inside, lineage
+    from alignment.reporting import card, inside, lineage, merges
 
     target = inputs["target"]
     if settings.row is not None:
@@ -37,6 +37,8 @@ def run(settings: Settings, inputs: dict[str, Artifact], store: Store) -> None:
         lineage.record(target)
     if (target.path / "config.json").is_file():
         inside.model(target)
+        if (target.path / merges.RESULTS).is_file():
+            merges.show(target.path)
     elif target.kind == "answers":
         inside.answers(target, settings.examples)
     elif target.kind == "evaluation":

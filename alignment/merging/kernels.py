@@ -28,19 +28,32 @@ def linear(tensors: Sequence[Tensor], weights: Sequence[float], out: Tensor, ter
     return out
 
 
-def squared_norm(tensor: Tensor) -> float:
-    """‖θ‖²; not finite where one of the numbers is not."""
-    return float(torch.dot(tensor, tensor))
+def along(start: Tensor, ends: Sequence[Tensor], coefficients: Sequence[float], out: Tensor, term: Tensor) -> Tensor:
+    """``out`` = θ_start + Σ cᵢ (θᵢ − θ_start), added up in the order given (WARP, arXiv 2406.16768, §3).
+
+    ``term`` is room of the same length. One coefficient alone is counted from the nearer end, so that 0 gives the start
+    and 1 the other end bit by bit.
+    """
+    moved = [(end, coefficient) for end, coefficient in zip(ends, coefficients, strict=True) if coefficient]
+    if not moved:
+        return out.copy_(start)
+    (end, coefficient), *others = moved
+    if not others and coefficient == 1:
+        return out.copy_(end)
+    torch.sub(end, start, out=term)
+    if not others and coefficient > 0.5:
+        return torch.sub(end, term, alpha=1 - coefficient, out=out)
+    torch.add(start, term, alpha=coefficient, out=out)
+    for end, coefficient in others:
+        torch.sub(end, start, out=term)
+        out.add_(term, alpha=coefficient)
+    return out
 
 
-def squared_distance(tensor: Tensor, centre: Tensor, term: Tensor) -> float:
-    """‖θ − centre‖², with ``term`` for room; not finite where one of the numbers is not."""
-    torch.sub(tensor, centre, out=term)
-    return float(torch.dot(term, term))
+def gram(rows_VN: Tensor) -> list[float]:
+    """The dot products of V rows of N numbers, each pair once: (0, 0), (0, 1) … (1, 1) …
 
-
-def sums_of_large(tensors: Sequence[Tensor], weights: Sequence[float]) -> list[float]:
-    """‖mean‖² and every ‖θᵢ − mean‖², of finite numbers whose squares are too large for fp32."""
-    wide = [tensor.double() for tensor in tensors]
-    mean = linear(wide, weights, torch.empty_like(wide[0]), torch.empty_like(wide[0]))
-    return [squared_norm(mean), *(squared_distance(tensor, mean, torch.empty_like(mean)) for tensor in wide)]
+    Not finite where one of the numbers is not, or its square too large.
+    """
+    products = torch.mm(rows_VN, rows_VN.T).tolist()
+    return [products[row][column] for row in range(len(products)) for column in range(row, len(products))]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from alignment.errors import UserError
 from alignment.merging.layout import Entry, Layout, Shard
@@ -34,12 +35,30 @@ NOT_THE_MODEL = {
 """Keys of a config in which models may differ: names, and what only their training used."""
 
 
+Method = Literal["linear", "slerp", "liti"]
+Parts = Literal["layer", "tensor"]
+
+PACE = 0.4e9
+"""Bytes read and written in a second by one core, as measured (``benchmarks/merge.py``), with the disk keeping up."""
+
+
 @dataclass(frozen=True)
 class Tensors:
-    """One tensor of the result: in which of its shard's bytes it goes, and where each model has it."""
+    """One tensor of the result: in which of its shard's bytes it goes, and where each model has it.
+
+    ``start`` is where the common ancestor has it; None where that is not read, or has no such tensor (a head).
+    ``group`` names what has one angle.
+    """
 
     entry: Entry
     sources: tuple[Entry, ...]
+    start: Entry | None
+    group: str
+
+    @property
+    def read(self) -> tuple[Entry, ...]:
+        """Everything that is read for it: the start first, or else the first model once more in its place."""
+        return (self.start or self.sources[0], *self.sources)
 
 
 @dataclass(frozen=True)
@@ -57,11 +76,18 @@ class Target:
 
 @dataclass(frozen=True)
 class Plan:
-    """A merge that can be done."""
+    """A merge that can be done.
+
+    ``coefficients``: what each task vector counts, from the start on; None where angles decide (slerp). Tensors that
+    the start lacks are averaged with ``weights``.
+    """
 
     models: tuple[Layout, ...]
     weights: tuple[float, ...]
     targets: tuple[Target, ...]
+    method: Method = "linear"
+    coefficients: tuple[float, ...] | None = None
+    start: Layout | None = None
 
     @property
     def bytes_written(self) -> int:
@@ -71,28 +97,112 @@ class Plan:
     @property
     def width(self) -> int:
         """Bytes of the widest numbers."""
-        return max(WIDTHS[entry.dtype] for entry in self.models[0].entries.values())
+        return max(WIDTHS[entry.dtype] for target in self.targets for one in target.tensors for entry in one.read)
+
+    @property
+    def groups(self) -> dict[str, list[Tensors]]:
+        """The tensors that have one angle, in the order in which the files have the groups."""
+        found: dict[str, list[Tensors]] = {}
+        for target in self.targets:
+            for tensors in target.tensors:
+                found.setdefault(tensors.group, []).append(tensors)
+        return found
 
 
-def linear(models: Sequence[Layout], weights: Sequence[float] | None) -> Plan:
-    """Σ wᵢ θᵢ over models, with equal weights where none are given. Raises :class:`UserError` where they do not fit."""
-    assert len(models) >= 2, "a merge is of two models at least"
+class Forecast(NamedTuple):
+    """What a merge will take: bytes, and seconds."""
+
+    read: int
+    written: int
+    seconds: float
+
+
+def forecast(plan: Plan, threads: int) -> Forecast:
+    """Tell before a weight is read what a merge takes. What is read twice comes from the page cache the second time."""
+    layouts = plan.models if plan.start is None else (*plan.models, plan.start)
+    read = sum(shard.size for layout in layouts for shard in layout.shards)
+    return Forecast(read, plan.bytes_written, (read + plan.bytes_written) / (PACE * threads))
+
+
+def linear(
+    models: Sequence[Layout],
+    weights: Sequence[float] | None,
+    start: Layout | None = None,
+    parts: Parts = "layer",
+) -> Plan:
+    """Σ wᵢ θᵢ over models, with equal weights where none are given; ``start`` only to tell how far they have moved.
+
+    Raises :class:`UserError` where they do not fit.
+    """
+    assert len(models) >= 2, "an average is of two models at least"
     weights = tuple([1 / len(models)] * len(models) if weights is None else weights)
     check_weights(weights, len(models))
-    first = models[0]
+    return Plan(tuple(models), weights, _targets(models, start, parts), "linear", weights, start)
+
+
+def slerp(models: Sequence[Layout], weights: Sequence[float] | None, start: Layout, parts: Parts) -> Plan:
+    """Spherical interpolation of the task vectors from ``start``, with one angle for each layer or each tensor.
+
+    Raises :class:`UserError` where they do not fit.
+    """
+    average = linear(models, weights, start, parts)
+    return Plan(average.models, average.weights, average.targets, "slerp", None, start)
+
+
+def liti(model: Layout, start: Layout, eta: float, parts: Parts) -> Plan:
+    """θ_start + η (θ − θ_start): WARP's linear interpolation towards the start.
+
+    Raises :class:`UserError` where they do not fit.
+    """
+    targets = _targets([model], start, parts)
+    for target in targets:
+        for tensors in target.tensors:
+            if tensors.start is None:
+                raise UserError(
+                    f"{start.directory} lacks {tensors.entry.name}",
+                    cause=f"{model.directory} has it, and there is nothing to go back to.",
+                    remedy="Name a start with init= that has every tensor of the model.",
+                )
+    return Plan((model,), (1.0,), targets, "liti", (eta,), start)
+
+
+def group_of(tensor: str, parts: Parts = "layer") -> str:
+    """``model.layers.3.mlp.up_proj.weight`` → ``layers.3``, by tensor ``layers.3.mlp.up_proj``.
+
+    Embedding, final norm and head are no layers: each stands for itself.
+    """
+    found = re.search(r"(?:^|\.)(layers\.\d+)\.", tensor) if parts == "layer" else None
+    return found[1] if found else tensor.removeprefix("model.").removesuffix(".weight")
+
+
+def _targets(models: Sequence[Layout], start: Layout | None, parts: Parts) -> tuple[Target, ...]:
+    """The files of the result, with everything checked that headers can tell."""
+    first, *others = models
     if not first.entries:
         raise UserError(f"{first.directory} holds no tensor", remedy="Name a directory with a model's weights.")
     check_dtypes(first)
-    for other in models[1:]:
+    for other in others:
         check_same_tensors(other, first)
-    targets = tuple(
+    begun: Mapping[str, Entry] = {}
+    if start is not None:
+        check_ancestor(start, first)
+        check_dtypes(start)
+        begun = start.entries
+    return tuple(
         Target(
             shard,
-            tuple(Tensors(entry, tuple(model.entries[entry.name] for model in models)) for entry in shard.entries),
+            tuple(
+                Tensors(
+                    entry,
+                    tuple(model.entries[entry.name] for model in models),
+                    begun.get(entry.name),
+                    group_of(entry.name, parts),
+                )
+                for entry in shard.entries
+            ),
         )
         for shard in first.shards
     )
-    return Plan(tuple(models), weights, targets)
 
 
 def check_weights(weights: Sequence[float], count: int) -> None:

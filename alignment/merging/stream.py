@@ -1,11 +1,17 @@
-"""Merge without holding a model: slices are read into buffers that are used again, summed in fp32, written in place.
+"""Merge without holding a model: slices are read into buffers that are used again, computed in fp32, written in place.
 
 Every thread takes the next slice of any tensor, so that one reads while another computes or writes. A file is sealed
 by whoever finishes its last slice: made durable, renamed, its sums written beside it. The sums therefore promise a
 whole file, and what was interrupted goes on after the last one.
 
+Where angles decide (slerp), a group's tensors are first measured, then merged. A group is measured while the one before
+it is merged, so no thread waits for another, and what is read a second time is still in the page cache.
+
 Slices are made of blocks that begin at the same numbers of a tensor whatever the memory and the threads, and sums
-over blocks are rounded once: so the bytes, and what is said of them, depend on neither.
+over blocks are rounded once: so the bytes, and what is said of them, depend on neither. (An accelerator adds up dot
+products in an order of its own, which changes angles and coefficients by rounding.)
+
+Axes: V vectors (the start, then each model's), N numbers of a block.
 """
 
 from __future__ import annotations
@@ -18,27 +24,25 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from alignment import files
 from alignment.errors import UserError
-from alignment.merging import kernels
-from alignment.merging.layout import Entry
+from alignment.merging import blocks, geometry
+from alignment.merging.blocks import DTYPES, Buffers
 from alignment.merging.plan import WIDTHS, Plan, Target, Tensors
 
-BLOCK = 1 << 17
+BLOCK = 1 << 16
 """Numbers that are computed at once: small enough for a core's cache."""
 SLICE = 1 << 20
 """Numbers that are read at once, at most."""
-DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 SUMS = ".sums.json"
-"""Suffix of what is known of a sealed file: for every tensor ‖mean‖² and each model's ‖θ − mean‖²."""
+"""Suffix of what is known of a sealed file: for every tensor the dot products of start and task vectors."""
 
 Sums = dict[str, list[float]]
 
@@ -52,40 +56,44 @@ class Room(NamedTuple):
 
 def room(plan: Plan, memory: int, threads: int) -> Room:
     """The division of ``memory`` bytes among at most ``threads``. Raises :class:`UserError` where one has no room."""
-    models = len(plan.models)
-    width = plan.width
-    scratch = 4 * BLOCK * (models + 2)
 
     def numbers(share: int) -> int:
-        return min(SLICE, (share - scratch) // (width * (models + 1)) // BLOCK * BLOCK)
+        return min(SLICE, (share - held(plan, 0)) // (held(plan, 1) - held(plan, 0)) // BLOCK * BLOCK)
 
     threads = next((count for count in range(threads, 0, -1) if numbers(memory // count) > 0), 0)
     if not threads:
-        least = scratch + width * (models + 1) * BLOCK
         raise UserError(
-            f"memory_mib={memory / 2**20:g} has no room for a slice of {models} models",
-            remedy=f"Give it at least {math.ceil(least / 2**20)}.",
+            f"memory_mib={memory / 2**20:g} has no room for a slice of {len(plan.models)} models and their start",
+            remedy=f"Give it at least {math.ceil(held(plan, BLOCK) / 2**20)}.",
         )
     return Room(threads, numbers(memory // threads))
 
 
-def stream(plan: Plan, folder: Path, division: Room, on_progress: Callable[[int], None]) -> None:
+def held(plan: Plan, slice_: int) -> int:
+    """Bytes of one thread's buffers: a slice of the start, of every model and of the result, and a block in fp32."""
+    return plan.width * (len(plan.models) + 2) * slice_ + 4 * (len(plan.models) + 3) * BLOCK
+
+
+def stream(
+    plan: Plan, folder: Path, division: Room, on_progress: Callable[[int], None], device: str = "cpu"
+) -> dict[str, tuple[float, ...]]:
     """Write every file of the plan into ``folder`` that is not there yet, each with its sums beside it.
 
-    ``on_progress`` is told the bytes written so far, of this call, under a lock. Raises :class:`UserError` for a
-    number that is not finite, and for a file that changes on the way.
+    ``on_progress`` is told the bytes written so far, of this call, under a lock. Returns what each task vector counts,
+    by tensor. Raises :class:`UserError` for a number that is not finite, for models that moved in opposite directions,
+    and for a file that changes on the way.
     """
-    missing = [target for target in plan.targets if not sealed(folder, target)]
     # The pool is the innermost: no file is closed while a thread may still use it.
     with _one_thread_each(), ExitStack() as stack, ThreadPoolExecutor(division.threads) as pool:
-        work = _Work(plan, missing, folder, division.slice, stack, on_progress)
+        work = _Work(plan, folder, division.slice, device, stack, on_progress)
         futures = [pool.submit(work.run) for _ in range(division.threads)]
         try:
             wait(futures)
         finally:
-            work.stopped = True
+            work.stop()
         for future in futures:
             future.result()
+        return work.counts()
 
 
 def sealed(folder: Path, target: Target) -> bool:
@@ -111,12 +119,19 @@ def _one_thread_each() -> Iterator[None]:
 
 @dataclass
 class _Output:
-    """A file that is being written. ``blocks`` gathers, tensor by tensor, the sums of its blocks."""
+    """A file of the result; ``left`` counts the slices that are not written yet."""
 
     target: Target
-    file: FileIO
     left: int
-    blocks: dict[str, list[array[float]]] = field(default_factory=dict)
+    file: FileIO | None = None
+
+
+@dataclass
+class _Sum:
+    """A tensor's dot products while it is measured; ``left`` counts the slices that are not measured yet."""
+
+    left: int
+    columns: list[array[float]]
 
 
 class _Slice(NamedTuple):
@@ -124,6 +139,10 @@ class _Slice(NamedTuple):
     tensors: Tensors
     start: int
     numbers: int
+    measured: bool
+    """Whether its dot products are formed,"""
+    merged: bool
+    """and whether its part of the result is written."""
 
 
 class _Work:
@@ -132,49 +151,98 @@ class _Work:
     def __init__(
         self,
         plan: Plan,
-        targets: list[Target],
         folder: Path,
         slice_: int,
+        device: str,
         stack: ExitStack,
         on_progress: Callable[[int], None],
     ) -> None:
-        self.stopped = False
         self._plan, self._folder, self._slice, self._stack = plan, folder, slice_, stack
-        self._on_progress, self._written = on_progress, 0
-        self._lock = threading.Lock()
+        self._device, self._on_progress, self._written = device, on_progress, 0
+        self._changed = threading.Condition(threading.RLock())
+        self._stopped = False
         self._inputs: dict[Path, FileIO] = {}
-        self._slices = self._all(targets)
+        self._groups = plan.groups
+        self._sums: Sums = {}
+        self._counts: dict[str, tuple[float, ...]] = {}
+        missing = []
+        for target in plan.targets:
+            if sealed(folder, target):
+                self._sums |= sums_of(folder, target)
+            else:
+                missing.append(target)
+        self._measuring: dict[str, _Sum] = {}
+        pairs = (len(plan.models) + 1) * (len(plan.models) + 2) // 2
+        for tensors in (one for target in missing for one in target.tensors):
+            if pieces := self._pieces(tensors):
+                self._measuring[tensors.entry.name] = _Sum(pieces, [array("d") for _ in range(pairs)])
+            else:
+                self._sums[tensors.entry.name] = [0.0] * pairs
+        self._slices = self._all([_Output(target, sum(map(self._pieces, target.tensors))) for target in missing])
 
     def run(self) -> None:
         """Work off slices until there is none, or until another thread has failed."""
         try:
-            buffers = _Buffers(self._plan, self._slice)
+            buffers = Buffers(self._plan, self._slice, BLOCK, self._device)
             task = self._next()
-            while task is not None and not self.stopped:
+            while task is not None and not self._stopped:
                 following = self._next()
-                sums = self._merge(task, buffers)
-                self._done(task, sums)
+                self._do(task, buffers)
                 task = following
         except BaseException:
-            self.stopped = True
+            self.stop()
             raise
 
-    def _all(self, targets: list[Target]) -> Iterator[_Slice]:
-        """Every slice, file by file; a file is opened, and its head written, when its first slice is taken."""
-        for target in targets:
-            output = self._open(target)
-            if not output.left:
+    def stop(self) -> None:
+        """Let every thread end after its slice."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+    def counts(self) -> dict[str, tuple[float, ...]]:
+        """What each task vector counts, by tensor; all of them have been measured."""
+        return {one.entry.name: self._counted(one) for group in self._groups.values() for one in group}
+
+    # ── the order of the work ────────────────────────────────────────────────────────────────────
+
+    def _all(self, outputs: list[_Output]) -> Iterator[_Slice]:
+        """Every slice, file by file; where angles decide group by group, each measured before the last is merged."""
+        if self._plan.method != "slerp":
+            for output in outputs:
+                for tensors in output.target.tensors:
+                    yield from self._cut(output, tensors, measured=True, merged=True)
+        else:
+            groups: dict[str, list[tuple[_Output, Tensors]]] = {}
+            for output in outputs:
+                for tensors in output.target.tensors:
+                    groups.setdefault(tensors.group, []).append((output, tensors))
+            before: list[tuple[_Output, Tensors]] = []
+            for group in (*groups.values(), []):
+                for output, tensors in group:
+                    yield from self._cut(output, tensors, measured=True, merged=False)
+                for output, tensors in before:
+                    yield from self._cut(output, tensors, measured=False, merged=True)
+                before = group
+        for output in outputs:
+            if output.file is None:
+                self._open(output)
                 self._seal(output)
-            for tensors in target.tensors:
-                for start in range(0, tensors.entry.count, self._slice):
-                    yield _Slice(output, tensors, start, min(self._slice, tensors.entry.count - start))
+
+    def _cut(self, output: _Output, tensors: Tensors, *, measured: bool, merged: bool) -> Iterator[_Slice]:
+        if merged and output.file is None and self._pieces(tensors):
+            self._open(output)
+        for start in range(0, tensors.entry.count, self._slice):
+            yield _Slice(output, tensors, start, min(self._slice, tensors.entry.count - start), measured, merged)
+
+    def _pieces(self, tensors: Tensors) -> int:
+        return math.ceil(tensors.entry.count / self._slice)
 
     def _next(self) -> _Slice | None:
         """The next slice, which the kernel is asked to fetch while the one before is computed."""
-        with self._lock:
+        with self._changed:
             task = next(self._slices, None)
             if task is not None:
-                for source in task.tensors.sources:
+                for source in task.tensors.read:
                     width = WIDTHS[source.dtype]
                     file, start = self._input(source.path), source.start + task.start * width
                     os.posix_fadvise(file.fileno(), start, task.numbers * width, os.POSIX_FADV_WILLNEED)
@@ -185,95 +253,104 @@ class _Work:
             self._inputs[path] = self._stack.enter_context(FileIO(path))
         return self._inputs[path]
 
-    def _open(self, target: Target) -> _Output:
-        beside = self._folder / f"{target.name}{files.TEMPORARY}"
-        file = self._stack.enter_context(FileIO(beside, "w"))
-        file.truncate(target.shard.size)
-        _write(file, memoryview(target.shard.head), 0)
-        slices = sum(math.ceil(tensors.entry.count / self._slice) for tensors in target.tensors)
-        sums = {
-            tensors.entry.name: [array("d") for _ in range(len(self._plan.models) + 1)] for tensors in target.tensors
-        }
-        return _Output(target, file, slices, sums)
+    # ── one slice ────────────────────────────────────────────────────────────────────────────────
 
-    def _merge(self, task: _Slice, buffers: _Buffers) -> list[array[float]]:
-        """Read, compute and write a slice; the sums of its blocks."""
-        entry, sources = task.tensors.entry, task.tensors.sources
-        dtype = DTYPES[entry.dtype]
-        offset, size = task.start * dtype.itemsize, task.numbers * dtype.itemsize
-        for raw, source in zip(buffers.raw, sources, strict=True):
-            _read(self._inputs[source.path], raw.numpy().data[:size], source.start + offset, source.path)
-        inputs = [raw[:size].view(dtype) for raw in buffers.raw]
-        result = buffers.result[:size].view(dtype)
-        sums = [array("d") for _ in range(len(sources) + 1)]
+    def _do(self, task: _Slice, buffers: Buffers) -> None:
+        """Read a slice, and form its sums, or write its result, or both."""
+        tensors = task.tensors
+        counts = self._awaited(tensors) if task.merged else None
+        if task.merged and counts is None:
+            return
+        for raw, source in zip(buffers.raw, tensors.read, strict=True):
+            width = WIDTHS[source.dtype]
+            data = raw.numpy().data[: task.numbers * width]
+            _read(self._inputs[source.path], data, source.start + task.start * width, source.path)
+        rows = [raw.view(DTYPES[source.dtype]) for raw, source in zip(buffers.raw, tensors.read, strict=True)]
+        result = buffers.result.view(DTYPES[tensors.entry.dtype])
+        sums: list[list[float]] = []
         for start in range(0, task.numbers, BLOCK):
             stop = min(start + BLOCK, task.numbers)
-            blocks = [tensor[start:stop] for tensor in inputs]
-            found = buffers.merge(blocks, self._plan.weights, result[start:stop])
-            if not all(map(math.isfinite, found)):
-                refuse_if_not_finite(blocks, sources, task.start + start)
-                found = kernels.sums_of_large(blocks, self._plan.weights)
-            for column, value in zip(sums, found, strict=True):
-                column.append(value)
-        _write(task.output.file, buffers.result.numpy().data[:size], entry.start + offset)
-        return sums
+            block = [row[start:stop] for row in rows]
+            buffers.load(block)
+            if counts is not None:
+                # An average does not depend on whether the start could be read.
+                averaged = self._plan.method == "linear" or tensors.start is None
+                buffers.merge(counts, result[start:stop], averaged=averaged)
+                # Of the dtypes only this one has a largest number that weights come near.
+                if result.dtype == torch.float16 and not torch.isfinite(result[start:stop]).all():
+                    blocks.refuse_if_too_large(block, result[start:stop], tensors, task.start + start)
+            if task.measured:
+                sums.append(buffers.measure(block, tensors.read, task.start + start))
+        if task.merged:
+            width = WIDTHS[tensors.entry.dtype]
+            assert task.output.file is not None
+            _write(
+                task.output.file,
+                buffers.result.numpy().data[: task.numbers * width],
+                tensors.entry.start + task.start * width,
+            )
+        self._done(task, sums)
 
-    def _done(self, task: _Slice, sums: list[array[float]]) -> None:
-        with self._lock:
-            for whole, part in zip(task.output.blocks[task.tensors.entry.name], sums, strict=True):
-                whole.extend(part)
-            task.output.left -= 1
-            last = not task.output.left
-            self._written += task.numbers * WIDTHS[task.tensors.entry.dtype]
-            self._on_progress(self._written)
+    def _awaited(self, tensors: Tensors) -> tuple[float, ...] | None:
+        """What each task vector counts, once its group has been measured; None where another thread has failed."""
+        with self._changed:
+            if self._plan.method == "slerp":
+                while not self._stopped and any(one.entry.name not in self._sums for one in self._group(tensors)):
+                    self._changed.wait()
+            return None if self._stopped else self._counted(tensors)
+
+    def _group(self, tensors: Tensors) -> Sequence[Tensors]:
+        return self._groups[tensors.group]
+
+    def _counted(self, tensors: Tensors) -> tuple[float, ...]:
+        name = tensors.entry.name
+        if name not in self._counts:
+            self._counts[name] = geometry.counted(self._plan, tensors, self._sums, self._group(tensors))
+        return self._counts[name]
+
+    def _done(self, task: _Slice, sums: list[list[float]]) -> None:
+        name, last = task.tensors.entry.name, False
+        with self._changed:
+            if task.measured:
+                self._add(name, sums)
+            if task.merged:
+                task.output.left -= 1
+                last = not task.output.left
+                self._written += task.numbers * WIDTHS[task.tensors.entry.dtype]
+                self._on_progress(self._written)
         if last:
             self._seal(task.output)
 
+    def _add(self, name: str, sums: list[list[float]]) -> None:
+        """Blocks come in any order, so they are added exactly, when the last of a tensor's is there."""
+        measuring = self._measuring[name]
+        for column, found in zip(measuring.columns, zip(*sums, strict=True), strict=True):
+            column.extend(found)
+        measuring.left -= 1
+        if not measuring.left:
+            self._sums[name] = [math.fsum(column) for column in self._measuring.pop(name).columns]
+            self._changed.notify_all()
+
+    # ── files ────────────────────────────────────────────────────────────────────────────────────
+
+    def _open(self, output: _Output) -> None:
+        """Make the file in its size, with its head."""
+        shard = output.target.shard
+        file = self._stack.enter_context(FileIO(self._folder / f"{output.target.name}{files.TEMPORARY}", "w"))
+        file.truncate(shard.size)
+        _write(file, memoryview(shard.head), 0)
+        output.file = file
+
     def _seal(self, output: _Output) -> None:
-        """Durable, renamed, its sums beside it: in that order. Blocks come in any order, so they are added exactly."""
+        """Durable, renamed, its sums beside it: in that order."""
+        assert output.file is not None
         os.fsync(output.file.fileno())
         output.file.close()
         name = output.target.name
         os.replace(self._folder / f"{name}{files.TEMPORARY}", self._folder / name)
         files.sync_folder(self._folder)
-        sums = {tensor: [math.fsum(column) for column in columns] for tensor, columns in output.blocks.items()}
+        sums = {one.entry.name: self._sums[one.entry.name] for one in output.target.tensors}
         files.write_json(self._folder / f"{name}{SUMS}", sums)
-
-
-class _Buffers:
-    """One thread's memory, used again for every slice."""
-
-    def __init__(self, plan: Plan, slice_: int) -> None:
-        models = len(plan.models)
-        self.raw = [torch.empty(slice_ * plan.width, dtype=torch.uint8) for _ in range(models)]
-        self.result = torch.empty(slice_ * plan.width, dtype=torch.uint8)
-        self._wide = [torch.empty(BLOCK) for _ in range(models)]
-        self._mean, self._term = torch.empty(BLOCK), torch.empty(BLOCK)
-
-    def merge(self, blocks: list[Tensor], weights: tuple[float, ...], result: Tensor) -> list[float]:
-        """Write Σ wᵢ θᵢ of a block to ``result``, rounded to its dtype; ‖mean‖² and every ‖θᵢ − mean‖²."""
-        count = len(result)
-        wide = [
-            block if block.dtype == torch.float32 else room[:count].copy_(block)
-            for block, room in zip(blocks, self._wide, strict=True)
-        ]
-        mean, term = self._mean[:count], self._term[:count]
-        kernels.linear(wide, weights, mean, term)
-        result.copy_(mean)
-        distances = [kernels.squared_distance(tensor, mean, term) for tensor in wide]
-        return [kernels.squared_norm(mean), *distances]
-
-
-def refuse_if_not_finite(blocks: Sequence[Tensor], sources: Sequence[Entry], start: int) -> None:
-    """Raise :class:`UserError` for the first number that is not; ``start`` is where in the tensors the blocks begin."""
-    for block, source in zip(blocks, sources, strict=True):
-        wrong = (~torch.isfinite(block)).nonzero()
-        if len(wrong):
-            raise UserError(
-                f"{source.path}: {source.name} holds {float(block[wrong[0]])} (number {start + int(wrong[0]):,})",
-                cause="A model whose weights are not finite gives nothing but NaN.",
-                remedy="Merge without this model, or take an earlier checkpoint of it.",
-            )
 
 
 def _read(file: FileIO, room: memoryview, start: int, path: Path) -> None:

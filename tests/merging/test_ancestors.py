@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -129,3 +130,84 @@ def test_foreign_models_need_one_to_be_named(family: Family, tmp_path: Path) -> 
         parents={"model.weights": Parent("dir:x", foreign[0].fingerprint, str(foreign[0].path))},
     )  # fmt: skip
     assert ancestors.common([child, foreign[0]], None).fingerprint == foreign[0].fingerprint
+
+
+def test_what_one_model_began_as(family: Family) -> None:
+    assert common(family, "a") == "chat"
+    assert common(family, "chat") == "base"
+    family.add("slerp", models__0="a", models__1="b", init="base")
+    family.add("mean", models__0="a", models__1="b")
+    assert common(family, "slerp") == "base", "as it was named"
+    assert common(family, "mean") == "chat", "not the first of its models"
+    with pytest.raises(UserError, match="no common ancestor") as caught:
+        common(family, "stranger")
+    assert "from nothing" in caught.value.cause
+
+
+def test_a_merge_did_not_begin_as_one_of_its_models(family: Family) -> None:
+    """A third of its weights come from `a`; what it has learned is counted from what all of them come from."""
+    family.add("ac", models__0="a", models__1="c")
+    assert common(family, "ac", "a") == "base"
+    with pytest.raises(UserError, match="does not descend from"):
+        common(family, "ac", init="a")
+
+
+def test_a_warp_loop_leads_back_to_its_first_policy(family: Family) -> None:
+    family.add("slerp1", models__0="a", models__1="b", init="chat")
+    family.add("liti1", models__0="slerp1", init="chat")
+    family.add("r1", policy="liti1")
+    family.add("r2", policy="liti1")
+    assert common(family, "r1", "r2") == "liti1"
+    family.add("slerp2", models__0="r1", models__1="r2", init="liti1")
+    assert common(family, "slerp2") == "liti1"
+    assert common(family, "slerp2", init="chat") == "chat"
+
+
+def test_a_merge_remembers_what_its_models_had_in_common(family: Family) -> None:
+    family.add("ab", models__0="a", models__1="b")
+    told = {"ancestor": {"fingerprint": "chat", "name": "the chat model"}}
+    (family.members["ab"].path / ancestors.MERGE).write_text(json.dumps(told))
+    for name in "ab":
+        shutil.rmtree(family.root / name)
+    found = ancestors.common([family.members["ab"]], None)
+    assert (found.fingerprint, found.name) == ("chat", "the chat model")
+    assert ancestors.found_again(found) is None
+
+
+def test_the_ancestor_itself_is_found(family: Family, tmp_path: Path) -> None:
+    def found(*names: str) -> Artifact | None:
+        return ancestors.found_again(ancestors.common([family.members[name] for name in names], None))
+
+    chat = found("a", "b")
+    assert chat is not None
+    assert (chat.fingerprint, chat.path) == ("chat", family.root / "chat")
+    foreign_path = tmp_path / "theirs"
+    foreign_path.mkdir()
+    (foreign_path / "config.json").write_text("{}")
+    theirs = artifacts.foreign(foreign_path, "dir:theirs")
+    for name in "xy":
+        path = family.root / name
+        path.mkdir()
+        link = Parent("dir:theirs", theirs.fingerprint, str(foreign_path))
+        family.members[name] = Artifact(path, "policy", "sft", name, name, parents={"model.weights": link})
+    again = found("x", "y")
+    assert again is not None
+    assert again.path == foreign_path
+    (foreign_path / "config.json").write_text("{} ")
+    assert found("x", "y") is None, "it is no longer what it was"
+    shutil.rmtree(family.root / "chat")
+    assert found("a", "b") is None
+
+
+def test_a_store_that_was_moved(tmp_path: Path) -> None:
+    """Records name their parents by where these were."""
+    first = tmp_path / "first" / "mini"
+    first.mkdir(parents=True)
+    family = Family(first)
+    family.add("chat")
+    family.add("a", model__weights="chat")
+    (tmp_path / "first").rename(tmp_path / "second")
+    moved = artifacts.load(tmp_path / "second" / "mini" / "a")
+    found = ancestors.found_again(ancestors.common([moved], None))
+    assert found is not None
+    assert found.path == tmp_path / "second" / "mini" / "chat"

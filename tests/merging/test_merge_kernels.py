@@ -60,16 +60,28 @@ def test_the_order_changes_only_rounding(count: int, order: list[int], seed: int
         assert ((found - wanted).abs() <= bound).all()
 
 
-def test_norms_and_distances() -> None:
-    tensor, centre = torch.tensor([3.0, 4.0]), torch.tensor([1.0, 1.0])
-    assert kernels.squared_norm(tensor) == 25.0
-    assert kernels.squared_distance(tensor, centre, torch.empty(2)) == 4.0 + 9.0
-    assert tensor.tolist() == [3.0, 4.0]
+def along(tensors: list[torch.Tensor], coefficients: list[float]) -> torch.Tensor:
+    room = torch.full_like(tensors[0], float("nan"))
+    return kernels.along(tensors[0], tensors[1:], coefficients, room, room.clone())
 
 
-def test_large_numbers_have_sums_too() -> None:
-    # mean (2e25), distances 1e25 each; squares beyond fp32.
-    norm, first, second = kernels.sums_of_large([torch.tensor([1e25]), torch.tensor([3e25])], [0.5, 0.5])
-    assert abs(norm / 4e50 - 1) < 1e-6
-    assert abs(first / 1e50 - 1) < 1e-6
-    assert abs(second / 1e50 - 1) < 1e-6
+def test_along_task_vectors() -> None:
+    # (1, 2) + 0.5 · (4, 0) − 2 · (0, 3) = (3, −4)
+    tensors = [torch.tensor([1.0, 2.0]), torch.tensor([5.0, 2.0]), torch.tensor([1.0, 5.0])]
+    assert along(tensors, [0.5, -2.0]).tolist() == [3.0, -4.0]
+    assert along(tensors[:2], [0.25]).tolist() == [2.0, 2.0]
+    assert along(tensors[:2], [0.75]).tolist() == [4.0, 2.0]
+
+
+def test_both_ends_come_out_bit_by_bit() -> None:
+    start = torch.tensor([0.1, -0.0, 3e-40, 1e30, 0.3])
+    end = torch.tensor([1e-9, 0.0, -0.0, -1e-30, 7.0])
+    for coefficient, wanted in ((0.0, start), (1.0, end)):
+        assert torch.equal(along([start, end], [coefficient]).view(torch.int32), wanted.view(torch.int32))
+        found = along([start, torch.ones(5), end], [0.0, coefficient])
+        assert torch.equal(found.view(torch.int32), wanted.view(torch.int32))
+
+
+def test_dot_products() -> None:
+    # (1, 2) and (3, 4): 1 + 4, 3 + 8, 9 + 16
+    assert kernels.gram(torch.tensor([[1.0, 2.0], [3.0, 4.0]])) == [5.0, 11.0, 25.0]

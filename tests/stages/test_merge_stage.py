@@ -13,6 +13,7 @@ import drawing
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 from scoring import tiny_reward
 from transformers import AutoModelForSequenceClassification
@@ -120,7 +121,7 @@ def test_reward_models(built: Path, tmp_path: Path) -> None:
     with torch.no_grad():
         torch.testing.assert_close(vanilla(ids).logits, model(ids).logits)
     names = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer.model", "tokenizer_config.json"}
-    names |= {"chat_template.jinja", "seen.npy", "merge.json"}
+    names |= {"chat_template.jinja", "seen.npy", "merge.json", "plots.html"}
     assert {path.name for path in (tmp_path / "out").iterdir() if path.is_file()} == names
     assert seen.read(tmp_path / "out").tolist() == [0, 1, 0xFF]
 
@@ -193,11 +194,22 @@ def test_foreign_directories(models: Path, tmp_path: Path) -> None:
 
 def test_settings() -> None:
     for changes, said in (
-        ({"models": ["mini:sft"]}, "models"),
+        ({"models": []}, "models"),
+        ({"models": ["mini:sft"]}, "linear with 1 model"),
+        ({"method": "liti", "eta": 0.3}, "liti with 2 models"),
+        ({"method": "liti", "models": ["mini:sft"]}, "needs eta"),
+        ({"method": "liti", "models": ["mini:sft"], "eta": 1.1}, "eta"),
+        ({"method": "ema"}, "needs rate"),
+        ({"method": "ema", "rate": 0.0}, "rate"),
+        (
+            {"method": "ema", "rate": 0.5, "weights": [0.5, 0.5]},
+            "method=ema has no weights; it is for linear and slerp",
+        ),
+        ({"method": "slerp", "eta": 0.3}, "method=slerp has no eta; it is for liti"),
         ({"weights": [0.5, 0.6]}, "sum to 1.1"),
         ({"weights": [1.0]}, "1 weights for 2 models"),
         ({"weights": [1.5, -0.5]}, "negative"),
-        ({"method": "slerp"}, "method"),
+        ({"method": "slurp"}, "method"),
         ({"memory_mib": 1}, "memory_mib"),
     ):
         with pytest.raises(UserError, match=said):
@@ -287,21 +299,127 @@ def test_a_number_that_is_none(models: Path, tmp_path: Path) -> None:
 
 def test_the_disk_it_needs(built: Path) -> None:
     size = (built / "one" / "model.safetensors").stat().st_size
-    needed = [
-        merge.disk_needed(merge.Settings.parse(values(models=[first, "mini:sft"])))
-        for first in (f"run:{built / 'one'}", f"dir:{built / 'one'}", "mini:sft")
-    ]
-    assert np.array(needed).tolist() == [size + 64 * 2**20] * 2 + [64 * 2**20]
+    settings = merge.Settings.parse(values())
+    for folders in ({"models.1": built / "one"}, {"models.0": built / "one", "init": built}):
+        assert merge.disk_needed_from(settings, folders) == size + 64 * 2**20
+    assert merge.disk_needed_from(settings, {"init": built / "one"}) == 64 * 2**20
 
 
 def test_a_member_whose_head_was_replaced_is_refused(models: Path, tmp_path: Path) -> None:
     """Averaged, a head that was never trained would get a new digest, and pass for trained."""
     change_weights(models / "two", lambda weights: weights["score.weight"].normal_())
-    known = {"init": ours(models / "chat")}
     for given in (ours, theirs):
+        known = {"init": given(models / "chat")}
         with pytest.raises(UserError, match="another head than the one that was trained"):
             merged(tmp_path / "out", [given(models / "one"), given(models / "two")], known)
+    known = {"init": ours(models / "chat")}
     change_config(models / "two", reward=None)
     with pytest.raises(UserError, match="has lost what says how its scores are read"):
         merged(tmp_path / "out", [ours(models / "one"), ours(models / "two")])
     assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+# ── what was learned since the start ─────────────────────────────────────────────────────────────
+
+
+def told_of(out: Path) -> dict[str, Any]:
+    return json.loads((out / "merge.json").read_text())
+
+
+def policies(models: Path) -> tuple[list[Artifact], Artifact]:
+    """Two policies and the one they were trained from."""
+    shutil.copytree(models / "chat", models / "start")
+    change_weights(models / "start", lambda weights: [value.add_(0.01) for value in weights.values()])
+    start = ours(models / "start", kind="policy", parents={}, fingerprint="5" * 64)
+    artifacts.finish(start)
+    link = {"policy": Parent("step:start", start.fingerprint, str(start.path))}
+    return [ours(models / name, parents=link) for name in ("talk", "chat")], start
+
+
+def test_slerp_finds_its_start_by_lineage(models: Path, tmp_path: Path) -> None:
+    given, start = policies(models)
+    merged(tmp_path / "found", given, method="slerp")
+    merged(tmp_path / "named", given, {"init": start}, method="slerp")
+    assert drawing.contents(tmp_path / "found") == drawing.contents(tmp_path / "named")
+    told = told_of(tmp_path / "found")
+    assert (told["method"], told["groups"], told["rounding"]) == ("slerp", "layer", None)
+    assert "λ_m" in told["order"]
+    assert [*told["geometry"]["groups"]] == ["embed_tokens", *(f"layers.{layer}" for layer in range(4)), "norm"]
+    group = told["geometry"]["groups"]["layers.1"]
+    assert group.keys() == {"start_norm", "task_norms", "angles", "result_norm", "coefficients"}
+    angle = np.deg2rad(group["angles"]["0,1"])
+    assert group["coefficients"] == pytest.approx([np.sin(angle / 2) / np.sin(angle)] * 2)
+    name = "model.layers.1.mlp.up_proj.weight"
+    first, second, begun = (
+        load_file(path / "model.safetensors")[name] for path in (*(one.path for one in given), start.path)
+    )
+    wanted = begun + group["coefficients"][0] * (first - begun) + group["coefficients"][1] * (second - begun)
+    torch.testing.assert_close(load_file(tmp_path / "found" / "model.safetensors")[name], wanted)
+    page = (tmp_path / "found" / "plots.html").read_text()
+    assert "Angles between task vectors" in page
+    assert r"talk \u2220 chat" in page
+
+
+def test_slerp_needs_the_weights_of_the_start(built: Path, tmp_path: Path) -> None:
+    given = [ours(built / name) for name in ("talk", "chat")]
+    error = refused("method=slerp needs the weights of chat", tmp_path / "out", given, method="slerp")
+    assert "init=" in error.remedy
+    merged(tmp_path / "linear", given)
+    assert told_of(tmp_path / "linear")["geometry"] is None
+
+
+def test_part_of_the_way(models: Path, tmp_path: Path) -> None:
+    (model, _), start = policies(models)
+    outcome = merged(tmp_path / "out", [model], method="liti", eta=0.25)
+    told = told_of(tmp_path / "out")
+    assert (told["method"], told["eta"], outcome.notes["ancestor"]) == ("liti", 0.25, "start")
+    moved = told["geometry"]["whole"]
+    assert moved["result_norm"] == pytest.approx(0.25 * moved["task_norms"][0])
+    names = [
+        load_file(path / "model.safetensors")["model.norm.weight"]
+        for path in (tmp_path / "out", model.path, start.path)
+    ]
+    torch.testing.assert_close(names[0], names[2] + 0.25 * (names[1] - names[2]))
+
+
+def test_a_moving_average_in_order(models: Path, tmp_path: Path) -> None:
+    given, start = policies(models)
+    merged(tmp_path / "out", [start, *given], method="ema", rate=0.5)
+    told = told_of(tmp_path / "out")
+    assert [one["weight"] for one in told["models"]] == [0.25, 0.25, 0.5]
+    assert (told["method"], told["rate"]) == ("ema", 0.5)
+    assert told["geometry"]["whole"]["angles"]["0,1"] is None, "the start has not moved"
+
+
+def test_rounding_is_said_aloud(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given, start = policies(models)
+    for path in (one.path for one in (*given, start)):
+        weights = {name: value.bfloat16() for name, value in load_file(path / "model.safetensors").items()}
+        save_file(weights, path / "model.safetensors", {"format": "pt"})
+    change_weights(
+        models / "talk",
+        lambda weights: weights.update(
+            {name: value * 1.01 for name, value in load_file(start.path / "model.safetensors").items()}
+        ),
+    )
+    merged(tmp_path / "out", given, method="slerp")
+    told = told_of(tmp_path / "out")["rounding"]
+    # Rounding in bf16 is about 0.0015 of a number: a sixth of a task vector that is a hundredth of it.
+    assert told["of"] == "talk"
+    assert told["share"] == pytest.approx(0.15, rel=0.2)
+    assert "rounding of its file" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_presets_are_settings() -> None:
+    for preset in ("slerp", "liti", "ema"):
+        changes = yaml.safe_load((drawing.CONF / "stage" / "merge" / f"{preset}.yaml").read_text())
+        del changes["defaults"]
+        assert merge.Settings.parse(values(**changes)).method == preset
+
+
+def test_a_start_with_another_vocabulary(models: Path, tmp_path: Path) -> None:
+    given, start = policies(models)
+    other = replace(start, tokens=replace(TOKENS, digest="e" * 64))
+    refused("start has another tokenizer", tmp_path / "out", given, {"init": other}, method="slerp")
+    base = replace(start, tokens=replace(TOKENS, schema="plain"))
+    merged(tmp_path / "base", given, {"init": base}, method="slerp")
