@@ -65,6 +65,7 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
         engine=engine,
         tracker_settings=settings.tracker,
         config=settings.model_dump(mode="json"),
+        inputs=inputs,
         seed=settings.seed,
     )
     policies.save_policy(policy, out)

@@ -128,7 +128,7 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
         rewards.freeze_trunk(reward)
     if settings.adapter.kind != "none":
         reward = rewards.adapt(reward, settings.adapter)
-    trained, metrics = _train(reward, learned, settings, engine, out)
+    trained, metrics = _train(reward, learned, settings, inputs, engine, out)
     rewards.set_dropout(reward, 0.0)
     if settings.adapter.kind != "none":
         reward = rewards.merge_adapter(reward, _begin(settings, inputs, engine, in_full=True), out)
@@ -192,14 +192,14 @@ def _told(labels: set[bool]) -> str:
 
 
 def _train(
-    reward: Reward, pairs: KeptPairs, settings: Settings, engine: Engine, out: Path
+    reward: Reward, pairs: KeptPairs, settings: Settings, inputs: dict[str, Artifact], engine: Engine, out: Path
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """Notes and metrics of the training."""
     from alignment.training import policies, preferences
     from alignment.training.pair_rows import PairRows
     from alignment.training.tracking import Tracker
 
-    tracker = Tracker(settings.tracker, out, settings.model_dump(mode="json"))
+    tracker = Tracker(settings.tracker, out, settings.model_dump(mode="json"), stage="reward", inputs=inputs)
     policies.save_tokenizer(reward.tokenizer, reward.schema, out)
     rows = PairRows.gather(row for _, row in pairs)
     trained = preferences.train(

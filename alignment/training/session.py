@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment import console
-from alignment.artifacts import Outcome
+from alignment.artifacts import Artifact, Outcome
 from alignment.training import policies
 from alignment.training.engine import Engine
 from alignment.training.held_out import held_out
@@ -32,10 +32,11 @@ def train_and_measure(
     engine: Engine,
     tracker_settings: TrackerSettings,
     config: Mapping[str, Any],
+    inputs: Mapping[str, Artifact],
     seed: int,
 ) -> Outcome:
     """Train the policy's model in place. The headline is the loss on held-out rows, in nats per token."""
-    tracker = Tracker(tracker_settings, out, config)
+    tracker = Tracker(tracker_settings, out, config, stage=title, inputs=inputs)
     pad_id = policy.tokenizer.pad_id
     before = _loss_before(policy, held_out_rows, pad_id, engine, tracker)
     policies.save_tokenizer(policy.tokenizer, policy.schema, out)

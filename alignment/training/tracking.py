@@ -1,111 +1,127 @@
 """Metrics on their way to a person: ``metrics.jsonl`` always, W&B offline unless the user is logged in.
 
-A resumed stage continues the same W&B run, and rows that the interrupted run wrote past its last
-checkpoint are taken back, so that no step is counted twice.
+A resumed stage continues the same W&B run, and rows that the interrupted run wrote past its last checkpoint are taken
+back, so that no step is counted twice. W&B is told what stands on disk, row by row (``wandb_runs.py``).
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from alignment import console, files
-from alignment.errors import UserError
-from alignment.settings import Settings, execution
+from alignment.artifacts import Artifact
+from alignment.training.wandb_runs import TABLES, Run, TrackerSettings, number, whole_rows
+
+__all__ = ["METRICS", "Tracker", "TrackerSettings", "conclude", "leave_open", "read_metrics"]
 
 METRICS = "metrics.jsonl"
 
-
-class TrackerSettings(Settings):
-    """``conf/tracker/*.yaml``."""
-
-    wandb: Literal["auto", "online", "offline", "off"] = execution(
-        "Weights & Biases; auto is online for a logged-in user and offline otherwise; nobody is ever asked"
-    )
-    project: str = execution("the W&B project")
-    every: int = execution("steps between two rows of metrics", ge=1)
+_open: dict[Path, Run] = {}
+"""Runs whose stage is done and whose artifact is not yet finished, by its folder."""
 
 
 class Tracker:
-    """Writes one row of numbers per call. Only the main process writes."""
+    """Writes one row of numbers per call. Only the main process writes.
 
-    def __init__(self, settings: TrackerSettings, out: Path, config: Mapping[str, Any]) -> None:
-        self.path, self.every = out / METRICS, settings.every
+    ``inputs`` are declared to W&B at once, as what the run reads; what it makes is declared by :func:`conclude`.
+    """
+
+    def __init__(
+        self,
+        settings: TrackerSettings,
+        out: Path,
+        config: Mapping[str, Any],
+        *,
+        stage: str = "",
+        inputs: Mapping[str, Artifact] | None = None,
+    ) -> None:
+        self.out, self.path, self.every = out, out / METRICS, settings.every
         self._active = console.is_main_process()
-        self._wandb = _start_wandb(settings, out, config) if self._active and settings.wandb != "off" else None
+        self._run: Run | None = None
+        self._untold, self._untold_tables = 0, 0
+        if not self._active:
+            return
+        for path in (self.path, out / TABLES):
+            _keep(path, math.inf)
+        if settings.wandb != "off":
+            self._untold, self._untold_tables = len(whole_rows(self.path)), len(whole_rows(out / TABLES))
+            self._run = Run(settings, folder=out, place=out, stage=stage, config=config)
+            self._run.over_steps()
+            for artifact in (inputs or {}).values():
+                self._run.take(artifact)
 
-    def rewind(self, step: int) -> None:
-        """Take back every row past ``step``; the run goes on from there."""
-        if self._active and self.path.exists():
-            kept = [json.dumps(row) + "\n" for row in read_metrics(self.path) if row["step"] <= step]
-            files.write_atomic(self.path, "".join(kept))
+    def rewind(self, step: float) -> None:
+        """Take back every row past ``step``; the run goes on from there, and W&B is told what it does not know."""
+        if not self._active:
+            return
+        earlier = whole_rows(self.path)[: self._untold]
+        earlier_tables = whole_rows(self.out / TABLES)[: self._untold_tables]
+        _keep(self.path, step)
+        _keep(self.out / TABLES, step)
+        if self._run is not None:
+            for row in earlier:
+                if self._run.told < row["step"] <= step:
+                    self._run.log(row)
+            for table in earlier_tables:
+                if self._run.told < table["step"] <= step:
+                    self._run.table(table["name"], table["rows"], table["step"])
+            self._run.supersede()
+        self._untold = self._untold_tables = 0
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append one row. A number that is not finite is written as null: JSON has no word for it."""
         if not self._active:
             return
-        row = {"step": step} | {name: _json_number(value) for name, value in metrics.items()}
-        with open(self.path, "a") as file:
-            file.write(json.dumps(row) + "\n")
-        if self._wandb is not None:
-            self._wandb.log({"step": step, **metrics})
+        row = {"step": step} | {name: number(value) for name, value in metrics.items()}
+        _append(self.path, row)
+        if self._run is not None:
+            self._run.log(row)
 
     def table(self, name: str, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Show rows of text and numbers in W&B; what is kept on disk is the caller's."""
-        if self._wandb is not None and rows:
-            import wandb
-
-            columns: list[Any] = list(rows[0])
-            table = wandb.Table(columns=columns, data=[[row[column] for column in columns] for row in rows])
-            self._wandb.log({"step": step, name: table})
+        """Show rows of text and numbers in W&B; what is kept on disk for people is the caller's."""
+        if self._run is not None and rows:
+            _append(self.out / TABLES, {"step": step, "name": name, "rows": [dict(row) for row in rows]})
+            self._run.table(name, rows, step)
 
     def finish(self, summary: Mapping[str, float]) -> None:
-        """Close the run with its closing numbers."""
-        if self._wandb is not None:
-            self._wandb.summary.update(dict(summary))
-            self._wandb.finish()
+        """Give the closing numbers; the run stays open for the artifact that the stage is about to finish."""
+        if self._run is not None:
+            if self._untold or self._untold_tables:
+                self.rewind(math.inf)
+            self._run.summarise(summary)
+            leave_open(self.out, self._run)
+
+
+def leave_open(out: Path, run: Run) -> None:
+    """Leave a run to :func:`conclude`, or to the end of the program."""
+    _open[out] = run
+
+
+def conclude(artifact: Artifact) -> None:
+    """Declare a finished artifact as what its run made, with all its numbers, and close the run, if there is one."""
+    run = _open.pop(artifact.path, None)
+    if run is not None:
+        run.summarise(artifact.metrics)
+        run.give(artifact)
+        run.finish()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The whole rows of a metrics file; a last line cut short by a kill is left out."""
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
+    return whole_rows(path)
 
 
-def _json_number(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def _append(path: Path, row: Mapping[str, Any]) -> None:
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
 
 
-def _start_wandb(settings: TrackerSettings, out: Path, config: Mapping[str, Any]) -> Any:
-    os.environ.setdefault("WANDB_SILENT", "true")
-    import wandb
-
-    online = settings.wandb == "online" or (settings.wandb == "auto" and wandb.login(prompt=False, verify=False))
-    try:
-        run = wandb.init(
-            project=settings.project,
-            id=f"{out.parent.name}-{out.name}",
-            name=out.name,
-            group=out.parent.name,
-            dir=out,
-            config=dict(config),
-            mode="online" if online else "offline",
-            resume="allow" if online else None,
-        )
-    except wandb.errors.Error as error:
-        raise UserError(
-            f"tracker.wandb={settings.wandb}: {error}", remedy="Say tracker=offline, or tracker=off."
-        ) from None
-    # Our own step axis: W&B refuses a step that comes again after a resume, an axis of ours does not mind.
-    run.define_metric("step")
-    run.define_metric("*", step_metric="step")
-    return run
+def _keep(path: Path, step: float) -> None:
+    """Leave only the whole rows up to ``step``."""
+    if path.exists():
+        kept = [json.dumps(row) + "\n" for row in whole_rows(path) if row["step"] <= step]
+        files.write_atomic(path, "".join(kept))

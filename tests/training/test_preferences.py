@@ -123,7 +123,7 @@ def run(
         pad_id=0,
         numbers=Optimisation.parse({**NUMBERS, **changes}),
         engine=how,
-        tracker=Tracker(TrackerSettings(wandb="off", project="test", every=1), out, {}),
+        tracker=Tracker(TrackerSettings(wandb="off", project="test", every=1, upload="none"), out, {}),
         seed=3,
     )
 

@@ -83,7 +83,7 @@ def fit(out: Path, tokenizer_folder: Path, how: Engine, model: nn.Module | None 
         pad_id=0,
         numbers=Optimisation.parse({**NUMBERS, **changes}),
         engine=how,
-        tracker=Tracker(TrackerSettings(wandb="off", project="test", every=1), out, {}),
+        tracker=Tracker(TrackerSettings(wandb="off", project="test", every=1, upload="none"), out, {}),
         seed=3,
     )
     assert trained.loss == read_metrics(out / "metrics.jsonl")[-1]["loss"]
