@@ -4,7 +4,8 @@ A plan is a module of this folder with ``Settings`` and ``steps(settings) -> lis
 """
 
 PLANS: dict[str, str] = {
-    "mini": "the miniature, from nothing to a chat model aligned by rejection sampling and PPO",
+    "mini": "the miniature, from nothing to a merged policy, in minutes",
+    "full": "the same with a teacher, Ghost Attention, pre-prompts, two iterations of WARP, and a release",
     "reward_effects": "margins, mixtures and the safety loss of reward models, over several seeds",
     "reward_scaling": "reward models of several sizes on several amounts of comparisons",
     "reward_rounds": "reward models trained through round i on the comparisons of round j",
@@ -12,4 +13,6 @@ PLANS: dict[str, str] = {
     "gemma2": "a teacher's answers, a larger reward model, REINFORCE, averages over runs and phases",
     "rl_effects": "rejection sampling, PPO, β, moving anchors and DPO beside each other, over several seeds",
     "warm": "reward models with averaged weights beside their members and their ensemble",
+    "warp": "runs under moving anchors, merged by slerp and drawn back, iteration after iteration, with their fronts",
+    "warp_effects": "WARP beside fixed anchors, slerp beside linear, iteration beside iteration, over several seeds",
 }

@@ -14,7 +14,7 @@ from typing import Any
 from alignment.plans.step import Step
 from alignment.plans.step import laid as plainly_laid
 from alignment.settings import Settings as StrictSettings
-from alignment.settings import identity, reference
+from alignment.settings import identity, reference, text
 
 NEXT = (
     "python -m alignment.run stage=show target=latest:table        gold by version and by skill, and which skill fell",
@@ -22,8 +22,17 @@ NEXT = (
 )
 
 
+class Recipes(StrictSettings):
+    """Mixtures, by a recipe's name or by the path of one; their sources are replaced, in the order told here."""
+
+    helpful: str = text("of the helpfulness reward: pairs judged for helpfulness, pairs judged for safety")
+    safe: str = text("of the safety reward: pairs judged for safety, pairs judged for helpfulness")
+    rounds: str = text("of a version: the pool, the demonstrations")
+    late_rounds: str = text("of a late version: the same, dialogues of Ghost Attention, answers under pre-prompts")
+
+
 class Settings(StrictSettings):
-    """The plan's numbers."""
+    """The plan's numbers; null takes the stage's own value, or its preset's."""
 
     start: str = reference("the model from which every version is fine-tuned")
     demonstrations: str = reference("conversations of the first version, safe answers among them")
@@ -37,13 +46,14 @@ class Settings(StrictSettings):
     versions: int = identity("versions by rejection sampling", ge=1, le=20)
     pool_from: int = identity("the first version that learns from the best of all iterations", ge=1)
     ghost_after: int = identity("the version after which Ghost Attention and pre-prompts join in", ge=1)
-    pairs: int = identity("prompts a version to which pairs are drawn, of each kind at most", ge=1)
-    pool: int = identity("prompts a version to which the best answer is kept", ge=1)
-    samples: int = identity("answers to each of them (K)", ge=2)
-    drawn: int = identity("dialogues and questions for Ghost Attention and pre-prompts, of each at most", ge=1)
-    sft_steps: int = identity("optimiser steps of every version", ge=1)
-    ppo_steps: int = identity("batches of PPO", ge=1)
-    beta: float = identity("weight of PPO's KL divergence (0.01 at 7B and 13B, 0.005 above)", ge=0)
+    pairs: int | None = identity("prompts a version to which pairs are drawn, of each kind at most", ge=1)
+    pool: int | None = identity("prompts a version to which the best answer is kept", ge=1)
+    samples: int | None = identity("answers to each of them (K)", ge=2)
+    drawn: int | None = identity("dialogues and questions for Ghost Attention and pre-prompts, of each at most", ge=1)
+    sft_steps: int | None = identity("optimiser steps of every version", ge=1)
+    ppo_steps: int | None = identity("batches of PPO", ge=1)
+    beta: float | None = identity("weight of PPO's KL divergence (0.01 at 7B and 13B, 0.005 above)", ge=0)
+    recipes: Recipes
     preset: str | None = identity("values of the stages that have such a preset, llama2 for real models; null: none")
     seed: int = identity("of the draws", ge=0)
     budget: dict[str, float] = identity("seconds that each step may take on two CPU cores")
@@ -121,7 +131,7 @@ def _compared(numbers: Settings, aspect: str, version: int, prompts: str, judge:
 def _mixture(numbers: Settings, kind: str, version: int) -> Step:
     """Llama 2's mixtures: as much of the others for helpfulness, nine to one for safety."""
     own, other = ("helpfulness", "safety") if kind == "helpful" else ("safety", "helpfulness")
-    recipe = {"helpful": "miniature_help_mixture", "safe": "miniature_safety_mixture"}[kind]
+    recipe = numbers.recipes.helpful if kind == "helpful" else numbers.recipes.safe
     return _laid(
         f"{kind}_mixture_{version}",
         "data",
@@ -199,7 +209,7 @@ def _pooled(numbers: Settings, version: int, *, policy: str, judges: int) -> lis
         f"mixture_{version}",
         "data",
         numbers,
-        recipe="miniature_late_rounds" if late else "miniature_rounds",
+        recipe=numbers.recipes.late_rounds if late else numbers.recipes.rounds,
         **{f"recipe__sources__{place}__dataset": source for place, source in enumerate(sources)},
     )
     return [pool, mixture]
@@ -207,14 +217,9 @@ def _pooled(numbers: Settings, version: int, *, policy: str, judges: int) -> lis
 
 def _tuned(numbers: Settings, version: int, data: str, name: str | None = None) -> Step:
     """A version: the start, fine-tuned on what the version before has found."""
-    return _laid(
-        name or f"v{version}",
-        "sft",
-        numbers,
-        model__weights=numbers.start,
-        data=data,
-        optimisation__steps=numbers.sft_steps,
-    )
+    # A preset's epochs give way to steps.
+    steps = None if numbers.sft_steps is None else {"steps": numbers.sft_steps, "epochs": None}
+    return _laid(name or f"v{version}", "sft", numbers, model__weights=numbers.start, data=data, optimisation=steps)
 
 
 def _ppo(numbers: Settings) -> Step:
