@@ -15,12 +15,13 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 demo: venv
 	$(RUN) stage=pipeline pipeline=mini
 
+# Two at once, each with one thread of arithmetic: threads that share cores wait for each other.
 test: venv
-	$(VENV)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist worksteal
 
 # What takes minutes: kills at random moments, the demo's figures, real text end to end.
 test-slow: venv
-	$(VENV)/bin/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist worksteal -m slow
 
 check: venv
 	$(VENV)/bin/ruff check .

@@ -20,13 +20,14 @@ from types import ModuleType
 from typing import Any
 
 from alignment import artifacts, console, files, parts
-from alignment.artifacts import Artifact, Outcome, Parent
+from alignment.artifacts import Artifact, Kind, Outcome, Parent
 from alignment.errors import UserError, nearest
 from alignment.plans.step import Step
 from alignment.reporting import samples
 from alignment.settings import Settings as StrictSettings
-from alignment.settings import execution, identity, identity_values, references
+from alignment.settings import execution, identity, identity_values, reference_kinds, references
 from alignment.store import Reference, Store, parse_reference
+from alignment.training import tracking
 from alignment.training.engine import EngineSettings
 from alignment.training.tracking import TrackerSettings
 
@@ -34,6 +35,8 @@ Composer = Callable[[str, Mapping[str, Any]], dict[str, Any]]
 """``compose(stage, overrides)`` → the stage's whole configuration as a plain mapping (``run.py``)."""
 
 MINIATURE = "mini"
+SHORT_WAIT = 5.0
+"""Seconds for a served scorer to say who it is, where nothing is to be made anyway."""
 
 
 class Settings(StrictSettings):
@@ -97,9 +100,11 @@ def steps_of(plan: Mapping[str, Any]) -> list[Step]:
 class Maker:
     """Plans and makes steps in one store. ``shared`` (engine, tracker) is laid over every step."""
 
-    def __init__(self, store: Store, compose: Composer, shared: Mapping[str, Any]) -> None:
-        self.store, self._compose, self._shared = store, compose, shared
+    def __init__(self, store: Store, compose: Composer, shared: Mapping[str, Any], *, patient: bool = True) -> None:
+        """``patient``: whether to wait for a scorer that is served and does not answer at once."""
+        self.store, self._compose, self._shared, self._patient = store, compose, shared, patient
         self._miniature: dict[str, Planned] = {}
+        self._served: dict[str, Artifact] = {}
 
     def plan_all(self, pipeline: str, steps: list[Step]) -> list[Planned]:
         """Plan the steps of one pipeline, in order."""
@@ -121,9 +126,7 @@ class Maker:
         """Plan a step whose whole configuration is there already."""
         module = load_stage(step.stage)
         settings = module.Settings.parse(values, f"stage={step.option}")
-        inputs = {
-            key: (spelling, self.resolve(spelling, earlier or {})) for key, spelling in references(settings).items()
-        }
+        inputs = self._named(settings, earlier or {})
         sources = module.sources(settings) if hasattr(module, "sources") else []
         commits = module.commits(settings) if hasattr(module, "commits") else {}
         fingerprint = artifacts.fingerprint(
@@ -157,15 +160,43 @@ class Maker:
         if reference.scheme in ("gold", "raters", "check", "endpoint"):
             return artifacts.named(reference.scheme, reference.name)
         if reference.scheme == "remote":
+            return self._resolve_served(reference.name)
+        return _from_hub(reference)
+
+    def _resolve_served(self, address: str) -> Artifact:
+        """What stands behind an address, asked once however many steps name it."""
+        if address not in self._served:
             from alignment.scoring.remote import Remote
 
-            return artifacts.named("remote", reference.name, Remote(reference.name).fingerprint)
-        return _from_hub(reference)
+            remote = Remote(address) if self._patient else Remote(address, attempts=1, timeout=SHORT_WAIT)
+            self._served[address] = artifacts.named("remote", address, remote.fingerprint)
+        return self._served[address]
+
+    def _named(
+        self, settings: StrictSettings, earlier: Mapping[str, Planned]
+    ) -> dict[str, tuple[str, Planned | Artifact]]:
+        """What every reference names, by dotted key. Errors say which key; what exists is of a kind that may stand."""
+        kinds, found = reference_kinds(settings), {}
+        for key, spelling in references(settings).items():
+            try:
+                named = self.resolve(spelling, earlier)
+                if kinds[key]:
+                    self._need(named, kinds[key])
+            except UserError as error:
+                said = error.problem.removeprefix(f"{spelling}: ")
+                raise UserError(f"{key}={spelling}: {said}", cause=error.cause, remedy=error.remedy) from error
+            found[key] = (spelling, named)
+        return found
+
+    def _need(self, named: Planned | Artifact, kinds: tuple[Kind, ...]) -> None:
+        """Refuse what exists and is of another kind; what is still to be made is looked at when it is there."""
+        existing = named if isinstance(named, Artifact) else self.store.find(named.fingerprint)
+        if existing is not None:
+            existing.need(*kinds)
 
     def inputs_of(self, settings: StrictSettings) -> dict[str, Artifact]:
         """The artifacts that a command's settings refer to, made where they are miniature and missing."""
-        named = {key: (spelling, self.resolve(spelling, {})) for key, spelling in references(settings).items()}
-        return {key: self._input(spelling, one) for key, (spelling, one) in named.items()}
+        return {key: self._input(spelling, one) for key, (spelling, one) in self._named(settings, {}).items()}
 
     def _resolve_miniature(self, reference: Reference) -> Planned:
         if not self._miniature:
@@ -210,7 +241,13 @@ class Maker:
         files.remove_temporaries(planned.folder)
         files.need_space(planned.folder, _disk(planned))
         began = time.monotonic()
-        outcome: Outcome = load_stage(planned.step.stage).run(planned.settings, inputs, planned.folder)
+        try:
+            outcome: Outcome = load_stage(planned.step.stage).run(planned.settings, inputs, planned.folder)
+        except UserError:
+            # What is refused before anything was written leaves nothing that a later start would take for a beginning.
+            with contextlib.suppress(OSError):
+                planned.folder.rmdir()
+            raise
         _give_memory_back()
         licences = {licence for artifact in inputs.values() for licence in artifact.licences} | set(outcome.licences)
         artifact = Artifact(
@@ -232,6 +269,7 @@ class Maker:
             seconds=time.monotonic() - began,
         )
         finished = artifacts.finish(artifact)
+        tracking.conclude(finished)
         for scaffold in ("checkpoints", parts.FOLDER):
             shutil.rmtree(planned.folder / scaffold, ignore_errors=True)
         return finished
@@ -311,9 +349,25 @@ def _size(planned: Planned) -> str:
 
 
 def _disk(planned: Planned) -> int:
-    """The bytes that a step may write, as its stage reckons; 64 MiB for one that does not reckon."""
+    """The bytes that a step may write, as its stage reckons; 64 MiB for one that does not reckon.
+
+    A stage reckons by its settings (``disk_needed``), or also by what they refer to (``disk_needed_from``), of which
+    it gets the folders, by key, that are there already.
+    """
     module = load_stage(planned.step.stage)
+    if hasattr(module, "disk_needed_from"):
+        return int(module.disk_needed_from(planned.settings, _folders(planned)))
     return module.disk_needed(planned.settings) if hasattr(module, "disk_needed") else 64 * 2**20
+
+
+def _folders(planned: Planned) -> dict[str, Path]:
+    found = {}
+    for key, (_, named) in planned.inputs.items():
+        if isinstance(named, Artifact) and named.kind not in artifacts.NO_FOLDER:
+            found[key] = named.path
+        elif isinstance(named, Planned) and named.state == "reuse":
+            found[key] = named.folder
+    return found
 
 
 def _existing_folder(reference: Reference) -> Path:

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -60,8 +62,10 @@ def door(arguments: list[str]) -> int:
         elif request.show_config:
             _print_config(request)
         else:
-            for single in _sweep(request) if request.multirun else [request]:
-                _run(single)
+            requests = _sweep(request) if request.multirun else [request]
+            # All are looked at before the first one runs.
+            for checked in [_checked(single) for single in requests]:
+                _run(*checked)
         return 0
     except UserError as error:
         if debug:
@@ -115,23 +119,32 @@ def _is_option(value: Any) -> bool:
 
 def _choose(stage: str, groups: Mapping[str, str]) -> dict[str, Any]:
     """Let Hydra compose a stage with a choice of groups. Raises :class:`UserError` with what there is."""
+    _check_option("stage", stage)
+    if "recipe" in groups:
+        groups = {**groups, "recipe": _register_recipe(groups["recipe"])}
+    elif "recipe" in settings_class(stage).model_fields:
+        # Which one is taken where nobody chooses stands in the stage's YAML.
+        for option in options("recipe"):
+            _register_recipe(option)
+    for group, option in groups.items():
+        if group != "recipe":
+            _check_option(group, option)
+    return deepcopy(_composed(stage, tuple(sorted(groups.items()))))
+
+
+@cache
+def _composed(stage: str, groups: tuple[tuple[str, str], ...]) -> dict[str, Any]:
+    """What Hydra makes of it, once in a process: a plan of thirty steps composes few stages, and Hydra is slow."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    _check_option("stage", stage)
-    if "recipe" in groups:
-        groups = {**groups, "recipe": _register_recipe(groups["recipe"])}
-    for group, option in groups.items():
-        if group != "recipe":
-            _check_option(group, option)
     OmegaConf.clear_resolver("oc.env")
     try:
-        _register_recipes()
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            chosen = [f"{group}={option}" for group, option in groups.items()]
+            chosen = [f"{group}={option}" for group, option in groups]
             composed = hydra_compose("config", overrides=[f"stage={stage}", *chosen])
             values = OmegaConf.to_container(composed, resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
@@ -152,23 +165,15 @@ def _check_option(group: str, option: str) -> None:
         raise UserError(f"{group}={option}: there is no such {group}", remedy=nearest(option, options(group)))
 
 
-def _register_recipes() -> None:
-    """Make ``data_recipes/`` a group of Hydra's, beside those in ``conf/``."""
-    for path in RECIPES.glob("*.yaml"):
-        _store_recipe(path.stem, path)
-
-
+@cache
 def _register_recipe(option: str) -> str:
-    """A recipe by name, or a file of the user's by path; the path gets a name that Hydra can spell."""
+    """Make a recipe of ``data_recipes/`` or a file of the user's an option of Hydra's, by a name that it can spell."""
     if not option.endswith((".yaml", ".yml")):
         _check_option("recipe", option)
-        return option
-    name = "file_" + "".join(c if c.isalnum() else "_" for c in option)
-    _store_recipe(name, Path(option).expanduser().resolve())
-    return name
-
-
-def _store_recipe(name: str, path: Path) -> None:
+        name, path = option, RECIPES / f"{option}.yaml"
+    else:
+        name = "file_" + "".join(c if c.isalnum() else "_" for c in option)
+        path = Path(option).expanduser().resolve()
     from hydra.core.config_store import ConfigStore
 
     from alignment.data import recipe
@@ -178,6 +183,7 @@ def _store_recipe(name: str, path: Path) -> None:
     ConfigStore.instance().store(
         name=name, group="recipe", node={**values, "root": str((path.parent / root).resolve())}
     )
+    return name
 
 
 def configure(request: Request) -> dict[str, Any]:
@@ -306,19 +312,26 @@ def _sweep_values(key: str, value: str) -> list[str]:
 # ── running ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def _run(request: Request) -> None:
+def _checked(request: Request) -> tuple[Request, Door, dict[str, Any]]:
+    """A request, its keys of every stage, and the stage's own. Raises :class:`UserError` where either do not fit."""
+    assert request.stage is not None
+    values = configure(request)
+    entrance = Door.parse({key: values.pop(key) for key in Door.model_fields if key in values}, "command line")
+    settings_class(request.stage).parse(values, f"stage={request.stage.partition('/')[0]}")
+    return request, entrance, values
+
+
+def _run(request: Request, entrance: Door, values: dict[str, Any]) -> None:
     from alignment import pipeline
     from alignment.commands import COMMANDS
     from alignment.plans.step import Step
     from alignment.store import Store
 
     assert request.stage is not None
-    values = configure(request)
-    entrance = Door.parse({key: values.pop(key) for key in Door.model_fields if key in values}, "command line")
     name = request.stage.partition("/")[0]
     store = Store(Path(entrance.store).expanduser())
     shared: dict[str, Any] = {key: values[key] for key in ("engine", "tracker") if key in values}
-    maker = pipeline.Maker(store, compose, shared)
+    maker = pipeline.Maker(store, compose, shared, patient=not entrance.dry_run)
     if name == "pipeline":
         settings = pipeline.Settings.parse(values, "stage=pipeline")
         title = request.value("pipeline", "mini")

@@ -17,7 +17,7 @@ composed configuration is the whole truth. Importing this module costs pydantic 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -42,9 +42,13 @@ def execution(doc: str, **bounds: Any) -> Any:
     return _field("execution", doc, bounds)
 
 
-def reference(doc: str, **bounds: Any) -> Any:
-    """A field that names what a stage reads: ``step: latest: run: dir: hf: mini:``."""
-    return _field("reference", doc, bounds)
+def reference(doc: str, kinds: Sequence[str] = (), **bounds: Any) -> Any:
+    """A field that names what a stage reads: ``step: latest: run: dir: hf: mini:``.
+
+    ``kinds`` are those of the artifacts that may stand there (``artifacts.Kind``), which is checked before anything
+    runs; without them the stage alone decides.
+    """
+    return Field(description=doc, json_schema_extra={"role": "reference", "kinds": [*kinds]}, **bounds)
 
 
 def text(doc: str, **bounds: Any) -> Any:
@@ -151,21 +155,29 @@ def _identity_of(value: Any) -> Any:
     return [_identity_of(item) for item in value] if isinstance(value, list) else value
 
 
-def references(settings: Settings, prefix: str = "") -> dict[str, str]:
+def references(settings: Settings) -> dict[str, str]:
     """Every reference in the settings by dotted key (``model.weights``, ``models.0``); nulls left out."""
-    found: dict[str, str] = {}
+    return {key: spelling for key, spelling, _ in _referring(settings)}
+
+
+def reference_kinds(settings: Settings) -> dict[str, tuple[Any, ...]]:
+    """The kinds that may stand for each of :func:`references`; empty where the field does not say."""
+    return {key: tuple(field.json_schema_extra.get("kinds", ())) for key, _, field in _referring(settings)}
+
+
+def _referring(settings: Settings, prefix: str = "") -> Iterator[tuple[str, str, Any]]:
+    """Dotted key, spelling and field of every reference."""
     for name, field in type(settings).model_fields.items():
         value, key = getattr(settings, name), prefix + name
         if isinstance(value, Settings):
-            found |= references(value, f"{key}.")
+            yield from _referring(value, f"{key}.")
         elif isinstance(value, list) and any(isinstance(item, Settings) for item in value):
             for position, item in enumerate(value):
-                found |= references(item, f"{key}.{position}.")
+                yield from _referring(item, f"{key}.{position}.")
         elif role_of(field) == "reference" and isinstance(value, list):
-            found |= {f"{key}.{position}": spelling for position, spelling in enumerate(value)}
+            yield from ((f"{key}.{position}", spelling, field) for position, spelling in enumerate(value))
         elif role_of(field) == "reference" and value is not None:
-            found[key] = value
-    return found
+            yield key, value, field
 
 
 def _type_name(annotation: Any) -> str:

@@ -4,7 +4,7 @@
 
 ============================ ========================================================
 ``step:sft``                  an earlier step of this pipeline
-``latest:sft``                the newest finished artifact of that stage or step
+``latest:sft``                the newest finished artifact of the step of that name, or else of that stage
 ``run:<path>``                an artifact of ours, wherever it lies
 ``dir:<path>``                a directory in Hugging Face's layout, without lineage
 ``hf:<org>/<name>[@<rev>]``   a hub repository
@@ -111,9 +111,13 @@ class Store:
         return None
 
     def latest(self, name: str) -> Artifact:
-        """The newest finished artifact whose stage or step is ``name``."""
+        """The newest finished artifact of the step ``name``; where no step is called so, of the stage.
+
+        A step's own name goes first: in the miniature, steps of other names are of stage sft as well.
+        """
         finished = self.finished()
-        matching = [artifact for artifact in finished if name in (artifact.stage, artifact.step)]
+        matching = [artifact for artifact in finished if artifact.step == name]
+        matching = matching or [artifact for artifact in finished if artifact.stage == name]
         if not matching:
             known = {artifact.stage for artifact in finished} | {artifact.step for artifact in finished}
             raise UserError(

@@ -102,7 +102,9 @@ def ours(tokenizer: Tokenizer, rows: list[PairRow], steps: int, folder: Path) ->
             pad_id=tokenizer.pad_id,
             numbers=numbers,
             engine=resolve(engine_settings()),
-            tracker=Tracker(TrackerSettings(wandb="off", project="benchmark", every=1000), Path(out), {}),
+            tracker=Tracker(
+                TrackerSettings(wandb="off", project="benchmark", every=1000, upload="none"), Path(out), {}
+            ),
             seed=0,
         )
     return Turn(trained.amount / trained.seconds, _padding(tokenizer, gathered, rows, steps))

@@ -161,7 +161,7 @@ def educated(tokenizer: Tokenizer, conversations: Sequence[Conversation], engine
             checkpoint_steps=10_000,
         ),
         engine=engine,
-        tracker=Tracker(TrackerSettings(wandb="off", project="benchmark", every=1000), folder, {}),
+        tracker=Tracker(TrackerSettings(wandb="off", project="benchmark", every=1000, upload="none"), folder, {}),
         seed=0,
     )  # fmt: skip
     return Policy(model.eval(), tokenizer, "gemma2")

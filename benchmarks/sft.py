@@ -68,7 +68,9 @@ def ours(tokenizer: Tokenizer, rows: TokenRows, steps: int, folder: Path) -> flo
             pad_id=tokenizer.pad_id,
             numbers=numbers,
             engine=resolve(settings),
-            tracker=Tracker(TrackerSettings(wandb="off", project="benchmark", every=1000), Path(out), {}),
+            tracker=Tracker(
+                TrackerSettings(wandb="off", project="benchmark", every=1000, upload="none"), Path(out), {}
+            ),
             seed=0,
         )
     return trained.amount / trained.seconds

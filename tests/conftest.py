@@ -12,6 +12,8 @@ from tests_support import QUIET, call
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
+# As wide as where nobody looks on: pytest-xdist tells its workers a width of its own.
+os.environ.pop("COLUMNS", None)
 
 ROOT = Path(__file__).parents[1]
 

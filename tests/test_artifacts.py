@@ -89,6 +89,21 @@ def test_the_store_finds_by_fingerprint_and_by_name(tmp_path: Path) -> None:
         store.latest("rl")
 
 
+def test_the_newest_is_that_of_the_step_and_only_else_of_the_stage(tmp_path: Path) -> None:
+    """Steps sft and rs are both of stage sft, and rs was made last."""
+    store = Store(tmp_path)
+    made = {}
+    for place, name in enumerate(("sft", "first", "rs")):
+        made[name] = make(store, name, f"{place}" * 64)
+        record = json.loads((made[name].path / artifacts.RECORD).read_text())
+        told = json.dumps({**record, "created": f"2020-01-01T00:00:0{place}Z"})
+        (made[name].path / artifacts.RECORD).write_text(told)
+    assert store.latest("sft").step == "sft"
+    assert store.latest("rs").step == "rs"
+    (made["sft"].path / artifacts.RECORD).unlink()
+    assert store.latest("sft").step == "rs", "no step is called so: the newest of the stage"
+
+
 def test_children_are_found_by_fingerprint(tmp_path: Path) -> None:
     store = Store(tmp_path)
     base = make(store, "base", "a" * 64)

@@ -13,11 +13,11 @@ PACKAGE = ROOT / "alignment"
 
 FLOORS = (
     ("errors", "settings", "files", "console", "artifacts", "store", "parts", "command_line"),
-    ("chat", "objectives", "merging.kernels"),
+    ("chat", "objectives", "merging.kernels", "merging.front"),
     ("gemma", "data", "miniature", "merging"),
     ("sampling", "training"),
     ("scoring",),
-    ("rl", "evals", "reporting"),
+    ("rl", "evals", "reporting", "release"),
     ("stages", "commands"),
     ("run", "pipeline", "plans"),
 )

@@ -9,6 +9,7 @@ COMMANDS: dict[str, str] = {
     "show": "print an artifact: lineage, settings, metrics, and what is inside",
     "annotate": "write the file in which people compare pairs of answers, and what they are told",
     "vet": "have a person judge a blinded sample of answers, human and model mixed, and import the verdicts",
+    "view": "make the W&B workspace that a report defined, for a pipeline's runs that are on the server",
     "serve": "serve a reward model over HTTP, for training on other machines and for other tools",
     "prune": "free the disk of what nothing was made from and nobody needs to resume",
 }

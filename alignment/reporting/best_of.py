@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from alignment import console
-from alignment.reporting.plots import with_half
+from alignment.reporting.numbers import brief, fixed
 
 Results = Mapping[str, Any]
 
@@ -36,9 +36,9 @@ def temperatures(results: Results) -> None:
     rows = [
         (
             f"{one['temperature']:g}{' ← taken' if one['temperature'] == results['temperature'] else ''}",
-            with_half(one["maximum"][-1]),
-            with_half(one["median"][-1]),
-            *([with_half(one["gold"][-1])] if gold else []),
+            brief(one["maximum"][-1]),
+            brief(one["median"][-1]),
+            *([brief(one["gold"][-1])] if gold else []),
             f"{one['sound']:.1%}",
             f"{one['tokens']:.1f}",
         )
@@ -55,9 +55,7 @@ def by_number(results: Results) -> None:
     curves = results["curves"]
     names = {"maximum": "best of them", "median": "median", "gold": "gold of the best"}
     columns = {name: told for name, told in names.items() if name in curves}
-    rows = [
-        (f"{size:,}", *(with_half(curves[name][size - 1]) for name in columns)) for size in sizes(results["samples"])
-    ]
+    rows = [(f"{size:,}", *(brief(curves[name][size - 1]) for name in columns)) for size in sizes(results["samples"])]
     title = (
         f"the reward of {results['prompts']:,} prompts by the number of answers, at temperature "
         f"{results['temperature']:g}, ± half of the {results['confidence']:.0%} interval"
@@ -77,7 +75,7 @@ def by_tag(results: Results) -> None:
             f"{one['prompts']:,}",
             f"{one['rows']:,}",
             _share(one["rows"], every["rows"]),
-            *(with_half(one[name]) for name in ("one", "best", *gold)),
+            *(brief(one[name], groups=one["prompts"]) for name in ("one", "best", *gold)),
         )
         for tag, one in tags.items()
     ]
@@ -100,6 +98,13 @@ def iterations(results: Results) -> None:
     console.say()
     columns = ("prompts", "rows", "share")
     console.table("the pool", ("iteration", "", *columns), rows, right=columns)
+    for name, gain in results["gain"]["measures"].items():
+        console.say(
+            f"mean {name} of the {results['gain']['prompts']:,} prompts to which this iteration has a row as well: "
+            f"{fixed(gain['alone'])} of its own, {fixed(gain['pool'])} of the pool's, "
+            f"{brief(gain['difference'], '+', groups=results['gain']['prompts'])}",
+            style="",
+        )
 
 
 def sizes(samples: int) -> Sequence[int]:

@@ -13,7 +13,7 @@ from alignment.chat.tokenizers import Tokenizer
 from alignment.chat.types import Comparison, Conversation, Messages, Prompt
 from alignment.data import pairs
 from alignment.data import store as datasets
-from alignment.reporting import card, judges, versions
+from alignment.reporting import card, front_tables, judges, versions
 from alignment.store import Store
 
 if TYPE_CHECKING:
@@ -80,6 +80,13 @@ def answers(artifact: Artifact, examples: int) -> None:
 
 def evaluation(artifact: Artifact) -> None:
     """Print every measure with its interval, and gold by skill where there is gold; of judges, their tables."""
+    if (artifact.path / "fronts.json").is_file():
+        front_tables.show(json.loads((artifact.path / "fronts.json").read_text()))
+        return
+    if (artifact.path / "report.html").is_file():
+        console.say()
+        console.say(f"a page, for a browser: {artifact.path / 'report.html'}", style="dim")
+        return
     results = json.loads((artifact.path / "results.json").read_text())
     if "judges" in results:
         judges.show(results)

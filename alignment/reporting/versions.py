@@ -5,10 +5,11 @@ Reads ``results.json`` (``stages/evaluate.py`` says what is in it); ± is half o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from alignment import console
+from alignment.reporting.numbers import brief, fixed
 
 Results = Mapping[str, Any]
 
@@ -21,32 +22,42 @@ def show(results: Results) -> None:
 
 
 def measures(results: Results) -> None:
-    """A line for every model, or for every arm and then its seeds' means; a column for every measure."""
+    """Every model, or every arm and then its seeds' means, by every measure."""
     if "arms" in results:
         _arms(results)
         return
     models = results["models"]
     columns = list(dict.fromkeys(measure for found in models.values() for measure in found))
-    rows = [(name, *(_brief(found.get(measure)) for measure in columns)) for name, found in models.items()]
-    console.say()
-    title = f"models, ± half of the {results['confidence']:.0%} interval"
-    console.table(title, ("model", *columns), rows, right=columns)
+    rows = {name: [brief(found.get(measure)) for measure in columns] for name, found in models.items()}
+    _grid(f"models, ± half of the {results['confidence']:.0%} interval", "model", columns, rows)
 
 
 def _arms(results: Results) -> None:
-    found = results["arms"]
-    columns = list(next(iter(found.values())))
-    rows = [(name, *(_brief(arm[measure]) for measure in columns)) for name, arm in found.items()]
-    console.say()
-    title = f"arms: means over seeds, ± half of the {results['confidence']:.0%} interval over prompts"
-    console.table(title, ("arm", *columns), rows, right=columns)
-    rows = [
-        (name, *(" ".join(f"{value:.3f}" for value in arm[measure]["seeds"]) for measure in columns))
+    """Measures that are known prompt by prompt with their intervals; of the others (lengths …) the mean over seeds."""
+    found, models = results["arms"], results["models"]
+    own = list(next(iter(found.values())))
+    seeds = {name: [models[label] for label in models if label.rpartition("#")[0] == name] for name in found}
+    seeds = {name: some or [models[name]] for name, some in seeds.items()}
+    others = [measure for measure in next(iter(models.values())) if measure not in own]
+    rows = {
+        name: [brief(arm[measure]) for measure in own] + [_mean(seeds[name], measure) for measure in others]
         for name, arm in found.items()
-        if len(arm[columns[0]]["seeds"]) > 1
-    ]
-    console.say()
-    console.table("each seed", ("arm", *columns), rows, right=columns)
+    }
+    title = f"arms: means over seeds, ± half of the {results['confidence']:.0%} interval over prompts"
+    _grid(title, "arm", [*own, *others], rows)
+    several = {
+        name: [" ".join(map(fixed, arm[measure]["seeds"])) for measure in own]
+        for name, arm in found.items()
+        if len(arm[own[0]]["seeds"]) > 1
+    }
+    if several:
+        _grid("each seed", "arm", own, several)
+
+
+def _mean(models: Sequence[Mapping[str, Any]], measure: str) -> str:
+    """Without an interval: chance among prompts is known for every model, and not for their mean."""
+    known = [one[measure]["estimate"] for one in models if measure in one]
+    return brief({"estimate": sum(known) / len(known)}, groups=1) if known else brief(None)
 
 
 def differences(results: Results) -> None:
@@ -55,12 +66,27 @@ def differences(results: Results) -> None:
     if not found:
         return
     columns = list(next(iter(found.values()))["measures"])
-    rows = [
-        (name, one["from"], *(_brief(one["measures"][measure], "+") for measure in columns))
+    rows = {
+        name: [one["from"], *(brief(one["measures"][measure], "+") for measure in columns)]
         for name, one in found.items()
-    ]
+    }
+    _grid("differences, prompt by prompt", "model", ["less", *columns], rows)
+
+
+def _grid(title: str, head: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> None:
+    """A line for every name; where that is wider than the console, and the other way is not, a column for each."""
+    lines = [[head, *columns], *([name, *cells] for name, cells in rows.items())]
+    turned = [list(cells) for cells in zip(*lines, strict=True)]
+    wide = _width(lines)
+    if wide > console.console().width and _width(turned) < wide:
+        lines = turned
     console.say()
-    console.table("differences, prompt by prompt", ("model", "less", *columns), rows, right=columns)
+    console.table(title, lines[0], lines[1:], right=lines[0][1:])
+
+
+def _width(lines: Sequence[Sequence[str]]) -> int:
+    """The characters of a table's widest line, two between columns."""
+    return sum(max(map(len, cells)) + 2 for cells in zip(*lines, strict=True)) - 2
 
 
 def skills(results: Results) -> None:
@@ -76,7 +102,7 @@ def skills(results: Results) -> None:
     console.say()
     console.table("gold by skill", ("skill", "prompts", *models), rows, right=("prompts", *models))
     fell = [
-        f"{skill} from {one['from']} to {name} ({_brief(value, '+')})"
+        f"{skill} from {one['from']} to {name} ({brief(value, '+')})"
         for name, one in found.items()
         for skill, value in one["skills"].items()
         if value["fell"]
@@ -87,12 +113,4 @@ def skills(results: Results) -> None:
 
 def _skill(value: float, difference: Mapping[str, Any] | None, skill: str) -> str:
     fell = difference is not None and difference["skills"][skill]["fell"]
-    return f"{'fell ' if fell else ''}{value:.3f}"
-
-
-def _brief(one: Mapping[str, Any] | None, sign: str = "") -> str:
-    """``0.712 ±0.020``, or a dash where nothing was measured; fewer places where numbers are large."""
-    if one is None:
-        return "–"
-    places = 3 if abs(one["estimate"]) < 10 else 1
-    return f"{one['estimate']:{sign}.{places}f} ±{(one['high'] - one['low']) / 2:.{places}f}"
+    return f"{'fell ' if fell else ''}{fixed(value)}"

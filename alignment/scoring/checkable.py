@@ -41,9 +41,10 @@ class Checkable:
             same = read.setdefault(prompt.messages, prompt)
             if same is prompt:
                 self._verdicts[prompt.messages] = CHECKS[check](prompt)
-            elif same.reference != prompt.reference:
+            elif _wanted(check, same) != _wanted(check, prompt):
+                different = "references" if same.reference != prompt.reference else "instructions"
                 raise UserError(
-                    f"{prompt.id} and {same.id}: the same turns have different references",
+                    f"{prompt.id} and {same.id}: the same turns have different {different}",
                     cause="What is asked has to say which answer is right.",
                     remedy="Drop duplicates in the recipe.",
                 )
@@ -87,6 +88,11 @@ def ifeval(prompt: Prompt) -> Verdict:
 
 CHECKS: dict[str, Callable[[Prompt], Verdict]] = {"exact": exact, "gsm8k": gsm8k, "ifeval": ifeval}
 """By the name in ``check:<name>``."""
+
+
+def _wanted(check: str, prompt: Prompt) -> tuple[str | None, list[str]]:
+    """All that a check reads of a prompt besides its turns; of its tags only ``ifeval`` reads any."""
+    return prompt.reference, instructions.named(prompt.tags) if check == "ifeval" else []
 
 
 def _reference(prompt: Prompt) -> str:

@@ -36,8 +36,7 @@ def of_prompt(prompt: str, tags: Sequence[str], reference: str) -> list[Obeys]:
     Tags of other kinds, without a colon or with a beginning that no instruction has, may stand among them. Raises
     :class:`UserError`, naming the ``prompt``, for an unknown instruction and for arguments that do not fit.
     """
-    groups = {name.partition(":")[0] for name in INSTRUCTIONS}
-    names = [tag for tag in tags if ":" in tag and tag.partition(":")[0] in groups]
+    names = named(tags)
     unknown = next((name for name in names if name not in INSTRUCTIONS), None)
     if unknown is not None:
         raise UserError(f"{prompt}: there is no instruction {unknown!r}", remedy=nearest(unknown, [*INSTRUCTIONS]))
@@ -53,6 +52,12 @@ def of_prompt(prompt: str, tags: Sequence[str], reference: str) -> list[Obeys]:
             remedy="Map `tags: instruction_id_list` and `reference: kwargs` in the recipe's `columns`.",
         )
     return [_instruction(prompt, name, given or {}) for name, given in zip(names, arguments, strict=True)]
+
+
+def named(tags: Sequence[str]) -> list[str]:
+    """The tags that name instructions, known ones or not."""
+    groups = {name.partition(":")[0] for name in INSTRUCTIONS}
+    return [tag for tag in tags if ":" in tag and tag.partition(":")[0] in groups]
 
 
 def _instruction(prompt: str, name: str, given: dict[str, Any]) -> Obeys:

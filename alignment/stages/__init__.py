@@ -21,7 +21,10 @@ STAGES: dict[str, str] = {
     "reject": "draw K answers to every prompt and keep the best by a reward: rejection sampling, with a pool",
     "rl": "learn from rewards: PPO, RLOO or REINFORCE, held to a fixed or a moving anchor",
     "dpo": "learn from comparisons directly (DPO), a baseline for the above",
-    "merge": "average models that share their ancestor, tensor by tensor, within bounded memory",
+    "merge": "merge models that share their ancestor (linear, slerp, LITI, EMA), streamed within bounded memory",
     "measure": "measure judges of answers on held-out comparisons: accuracy by grade, calibration, thresholds",
     "evaluate": "measure models on held-out prompts: gold reward, KL to a reference, perplexity",
+    "front": "compare runs, merges and sweeps by reward over KL: fronts, equal KL, intervals over seeds",
+    "report": "show a lineage, its models, fronts, curves and samples on one page that needs no network",
+    "export": "write a folder to release: weights, tokenizer, model card, licences, checksums",
 }

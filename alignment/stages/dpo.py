@@ -75,7 +75,7 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
     if settings.adapter.kind != "none":
         torch.manual_seed(settings.seed)
         policy = policies.adapt(policy, settings.adapter)
-    notes, metrics = _train(policy, learned, reference_PA, settings, engine, out)
+    notes, metrics = _train(policy, learned, reference_PA, settings, inputs, engine, out)
     metrics |= _measured(policy, held, held_reference_PA, settings.beta, engine)
     if settings.adapter.kind != "none":
         policy = policies.merge_adapter(policy, inputs["model.weights"], out)
@@ -134,14 +134,20 @@ def _reference(policy: Policy, pairs: KeptPairs, split: Split, engine: Engine, o
 
 
 def _train(
-    policy: Policy, pairs: KeptPairs, reference_PA: np.ndarray, settings: Settings, engine: Engine, out: Path
+    policy: Policy,
+    pairs: KeptPairs,
+    reference_PA: np.ndarray,
+    settings: Settings,
+    inputs: dict[str, Artifact],
+    engine: Engine,
+    out: Path,
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """Notes and metrics of the training."""
     from alignment.training import direct, policies
     from alignment.training.pair_rows import PairRows
     from alignment.training.tracking import Tracker
 
-    tracker = Tracker(settings.tracker, out, settings.model_dump(mode="json"))
+    tracker = Tracker(settings.tracker, out, settings.model_dump(mode="json"), stage="dpo", inputs=inputs)
     policies.save_tokenizer(policy.tokenizer, policy.schema, out)
     trained = direct.train(
         policy.model,

@@ -50,7 +50,7 @@ class HeldOut(StrictSettings):
 class Settings(StrictSettings):
     """``stage=label``. Either ``judge`` is named or ``annotations``."""
 
-    pairs: str = reference("the pairs of answers: an artifact of stage=pairs")
+    pairs: str = reference("the pairs of answers: an artifact of stage=pairs", kinds=("answers",))
     judge: str | None = reference(
         "who judges: gold:<aspect>, raters:<aspect>, a reward model (remote:<host>:<port> where one is served) or "
         "classifier, a policy or endpoint:<model> as an LLM judge; null where people have"

@@ -50,13 +50,14 @@ MOST = 5.0
 class Settings(StrictSettings):
     """``stage=reject``."""
 
-    policy: str = reference("the policy that answers")
-    prompts: str = reference("a dataset of prompts")
+    policy: str = reference("the policy that answers", kinds=("policy", "endpoint"))
+    prompts: str = reference("a dataset of prompts", kinds=("dataset",))
     reward: RewardSettings
     pool: Literal["last", "all"] = identity("choose among this iteration's answers, or with those of earlier ones")
     earlier: list[str] | None = reference(
         "pool=all: earlier artifacts of this stage, [a,b,…]; what they kept stands for election again, scored anew "
-        "where their reward was another; null for none"
+        "where their reward was another; null for none",
+        kinds=("dataset",),
     )
     splits: list[Split] = identity("splits of the prompts to take; rows stay in theirs", min_length=1)
     count: int | None = identity("prompts at most in each split, the first; null takes all", ge=1)
@@ -118,7 +119,7 @@ class Offered(NamedTuple):
 
 def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
     """Write a dataset of conversations; every prompt and answer with its scores; curves, and a page of figures."""
-    from alignment.evals import best_of
+    from alignment.evals import best_of, pool_gain
     from alignment.reporting import best_of as tables
     from alignment.reporting import best_of_plots
     from alignment.scoring.candidates import Drawer, check_room
@@ -144,11 +145,13 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
         temperature = best_of.best_temperature(tuning) if tuning else settings.temperatures[0]
         drawn = drawing.draw_all(asked, len(tuned), temperature)
         seen, election, metrics = _write(settings, inputs, offered, drawn, pool, out)
+    stood = [*zip(settings.earlier or [], map(len, pool), strict=True), (respondent.name, len(seen.tags))]
     results = {
         "temperature": temperature,
         "tuning": tuning,
         **best_of.results(seen, election.rows.total(), election.tags, settings.confidence, settings.seed),
-        "pool": _iterations(settings, pool, respondent.name, seen, election),
+        "pool": pool_gain.iterations(stood, election.rows),
+        "gain": pool_gain.gain(out, len(pool) + 1, seen.keys, settings.unfinished, settings.confidence, settings.seed),
     }
     files.write_json(out / RESULTS, results)
     files.write_atomic(out / PLOTS, best_of_plots.page(results))
@@ -177,6 +180,19 @@ def _check(settings: Settings, inputs: Mapping[str, Artifact]) -> None:
         if artifact.fingerprint in found:
             raise UserError(f"earlier: {found[artifact.fingerprint]} and {name} are the same artifact")
         found[artifact.fingerprint] = name
+        if artifact.settings.get("seed") == settings.seed:
+            policy = artifact.parents.get("policy")
+            same = policy is not None and policy.fingerprint == inputs["policy"].fingerprint
+            console.say(
+                f"seed={settings.seed}: {name} was drawn with it, too, "
+                + (
+                    "by the same policy: the same answers come again"
+                    if same
+                    else "so answers scatter less than fresh ones"
+                )
+                + "; an iteration should have a seed of its own",
+                style="yellow",
+            )
 
 
 def _earlier(settings: Settings, inputs: Mapping[str, Artifact]) -> list[Artifact]:
@@ -382,15 +398,3 @@ def _write(
         election.elect_rest()
         metrics = derivation.finish(reward=_reward_digest(settings, inputs))
     return seen, election, metrics
-
-
-def _iterations(
-    settings: Settings, pool: Sequence[Sequence[Pooled]], name: str, seen: Drawn, election: Election
-) -> list[dict[str, Any]]:
-    """What each iteration brought, and what was kept of it; this one is the last."""
-    stood = [(spelling, len(some)) for spelling, some in zip(settings.earlier or [], pool, strict=True)]
-    stood.append((name, len(seen.tags)))
-    return [
-        {"iteration": number, "name": name, "stood": count, "rows": election.rows[number]}
-        for number, (name, count) in enumerate(stood, 1)
-    ]

@@ -30,16 +30,20 @@ if TYPE_CHECKING:
 
 ALGORITHM_VERSION = 1
 PLOTS = "plots.html"
+RECORDS = 64 * 2**20
+"""Bytes at most for metrics, front, samples and figures."""
+MINIATURE_VOCABULARY = 4_096
+"""Pieces at most, where it is not there yet."""
 
 
 class Settings(StrictSettings):
     """``stage=rl``."""
 
-    policy: str = reference("the policy to start from")
+    policy: str = reference("the policy to start from", kinds=("policy",))
     attention: Literal["auto", "eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3"] = execution(
         "attention kernel; auto chooses by model and device, and a wrong choice is refused"
     )
-    prompts: str = reference("a dataset of prompts: train to learn from, valid to measure by")
+    prompts: str = reference("a dataset of prompts: train to learn from, valid to measure by", kinds=("dataset",))
     count: int | None = identity("training prompts at most, the first; null takes all", ge=1)
     reward: RewardSettings = identity("what an answer is worth")
     roles: Literal["separate", "shared"] = identity(
@@ -101,11 +105,33 @@ def _check_use(settings: Settings) -> None:
         )
 
 
-def disk_needed(settings: Settings) -> int:
-    """Bytes for the model and its checkpoints."""
-    from alignment.training.optimisation import disk_for
+def disk_needed_from(settings: Settings, folders: Mapping[str, Path]) -> int:
+    """Bytes for the policy and its checkpoints, by its own weights where they are there already.
 
-    return disk_for(None) * (2 if settings.estimating.kind == "gae" else 1)
+    A checkpoint has what is trained, two moments of it and a moving anchor. Two are kept, and a third exists while it
+    is being written; beside them lies the best policy so far.
+    """
+    weights, adapters = _bytes(folders.get("policy"), settings.adapter.rank)
+    trained = adapters if settings.roles == "shared" or settings.adapter.kind == "lora" else weights
+    checkpoint = 3 * trained * (2 if settings.estimating.kind == "gae" else 1)
+    checkpoint += trained * (settings.anchoring.kind == "ema")
+    return weights + 3 * checkpoint + trained * (settings.watching.keep == "best") + RECORDS
+
+
+def _bytes(folder: Path | None, rank: int) -> tuple[int, int]:
+    """Of a model in fp32, whatever it is stored in, and of adapters to all its matrices; without a folder the
+    miniature's, whose adapters count as all of it."""
+    if folder is None:
+        from alignment.gemma.presets import parameter_counts, shape_named
+
+        weights = 4 * sum(parameter_counts(shape_named("mini"), MINIATURE_VOCABULARY))
+        return weights, weights
+    from math import prod
+
+    from alignment.merging import layout
+
+    shapes = [entry.shape for shard in layout.read(folder).shards for entry in shard.entries]
+    return 4 * sum(map(prod, shapes)), 4 * rank * sum(sum(shape) for shape in shapes if len(shape) == 2)
 
 
 def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
@@ -135,7 +161,7 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
         pad_id=policy.tokenizer.pad_id,
         seed=settings.seed,
     )
-    tracker = Tracker(settings.tracker, out, settings.model_dump(mode="json"))
+    tracker = Tracker(settings.tracker, out, settings.model_dump(mode="json"), stage="rl", inputs=inputs)
     progress = loop.run(course, learner, Records(tracker, out))
     policies.save_policy(policies.Policy(_final(settings, inputs, roles), policy.tokenizer, policy.schema), out)
     seen.write(out, map(row_key, prompts), [artifact.path for artifact in inputs.values() if artifact.path.is_dir()])

@@ -186,6 +186,12 @@ def test_the_page_shows_what_was_found(capsys: pytest.CaptureFixture[str]) -> No
             {"iteration": 1, "name": "latest:v1", "stood": 4, "rows": 1},
             {"iteration": 2, "name": "sft", "stood": 4, "rows": 3},
         ],
+        "gain": {
+            "prompts": 3,
+            "measures": {
+                "reward": {"alone": 0.5, "pool": 0.75, "difference": {"estimate": 0.25, "low": 0.15, "high": 0.35}}
+            },
+        },
     }
     results["tuning"][0]["gold"] = results["tuning"][1]["gold"] = results["curves"]["gold"]
     first, second = best_of_plots.by_number(results).data
@@ -203,6 +209,7 @@ def test_the_page_shows_what_was_found(capsys: pytest.CaptureFixture[str]) -> No
     tables.show(results)
     told = capsys.readouterr().out
     assert "1.2 ← taken" in told
+    assert "0.500 of its own, 0.750 of the pool's, +0.250 ±0.100" in " ".join(told.split())
     assert "best of 3" in told
     assert "latest:v1" in told
     assert "75.0%" in told

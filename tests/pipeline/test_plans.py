@@ -46,3 +46,29 @@ def test_rounds_train_one_model_after_the_other() -> None:
     matrix = steps["rounds"].settings
     assert matrix["comparisons"] == ["step:round_1", "step:round_2", "step:round_3"]
     assert matrix["names"][:3] == ["through 1"] * 3
+
+
+LLAMA2_NUMBERS = ("pairs", "pool", "samples", "drawn", "sft_steps", "ppo_steps", "beta")
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_llama2_takes_its_presets_numbers_or_those_it_is_given(own: bool, tmp_path: Path) -> None:
+    plan = run.compose("pipeline", {"pipeline": "llama2"})["pipeline"]
+    plan |= {"preset": "llama2"} | ({} if own else dict.fromkeys(LLAMA2_NUMBERS))
+    recipes = {"helpful": "llama2_helpfulness", "safe": "llama2_safety"}
+    plan["recipes"] |= recipes
+    steps = pipeline.steps_of(plan)
+    maker = pipeline.Maker(Store(tmp_path), run.compose, {})
+    planned = {one.step.name: one.settings for one in maker.plan_all("llama2", steps)}
+    tuned, pool, ppo = (planned[name].model_dump() for name in ("v1", "pool_1", "ppo"))
+    assert (tuned["optimisation"]["steps"], tuned["optimisation"]["epochs"]) == ((290, None) if own else (None, 2))
+    assert (pool["count"], pool["samples"]) == ((1000, 8) if own else (None, 32))
+    assert (ppo["updating"]["steps"], ppo["anchoring"]["beta"]) == ((60, 0.05) if own else (300, 0.01))
+    assert planned["ghost"].model_dump()["count"] == (600 if own else None)
+    for kind, recipe in recipes.items():
+        written = run.compose("data", {"recipe": recipe})["recipe"]["sources"]
+        used = planned[f"{kind}_mixture_1"].model_dump()["recipe"]["sources"]
+        assert [one["licence"] for one in used] == [one["licence"] for one in written]
+        first = {"helpful": "helpfulness", "safe": "safety"}[kind]
+        assert used[0]["dataset"] == f"step:{first}_1", "its own pairs come first, as in the recipe"
+        assert written[0]["name"] == first

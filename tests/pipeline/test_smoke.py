@@ -16,10 +16,14 @@ from alignment.gemma.heads import read_scale
 from alignment.store import Store
 
 STEPS = (
-    *("text", "tokenizer", "base", "conversations", "careful", "dialogues", "questions", "prompts"),
-    *("first", "teach", "ghost", "preprompt", "mixture", "sft", "samples"),
-    *("helpful_pairs", "safety_pairs", "helpful_mixture", "safety_mixture", "helpfulness", "safety", "judged"),
-    *("subjects", "pairs", "label", "preference", "pool", "rs", "ppo", "versions"),
+    *("text", "conversations", "prompts", "more_subjects", "helpful_pairs", "safety_pairs"),
+    *("careful", "dialogues", "questions", "tokenizer", "base"),
+    *("teacher_base", "teacher", "teach", "taught", "sft"),
+    *("helpful_mixture", "safety_mixture", "helpfulness", "safety", "judged"),
+    *("pairs", "label", "preference", "pool", "rs", "ppo"),
+    *("ghost", "preprompt", "lasting_mixture", "lasting"),
+    *("warp_1_run_1", "warp_1_run_2", "warp_1_linear", "warp_1_slerp", "warp_1"),
+    *("versions", "fronts", "report", "release"),
 )
 
 
@@ -30,11 +34,10 @@ def test_every_step_is_finished_whole_and_knows_its_parents(smoke: Path) -> None
         assert one.verify() == []
         for scaffold in ("checkpoints", "parts"):
             assert not (one.path / scaffold).exists(), "resume state is of no use to what is finished"
-    sources = card(made["mixture"].path)["sources"]
-    assert {name for name, source in sources.items() if source["rows"]} == {
-        "careful", "teach", "ghost", "preprompt",
-    }  # fmt: skip
-    assert made["sft"].parents["model.weights"].fingerprint == made["first"].fingerprint
+    sources = card(made["lasting_mixture"].path)["sources"]
+    assert {name for name, source in sources.items() if source["rows"]} == {"careful", "ghost", "preprompt"}
+    assert made["lasting"].parents["model.weights"].fingerprint == made["ppo"].fingerprint
+    assert made["warp_1"].parents["init"].fingerprint == made["lasting"].fingerprint
     assert made["base"].tokens == made["sft"].tokens
     assert made["sft"].licences == ("Apache-2.0",)
     assert made["sft"].metrics["held_out_loss"] < made["sft"].metrics["held_out_loss_before"]
@@ -64,7 +67,7 @@ def test_a_second_run_reuses_everything(smoke: Path) -> None:
 
 def test_the_closing_words_are_a_table_samples_and_what_to_type_next(smoke: Path) -> None:
     said = call(smoke, "stage=pipeline", "pipeline=smoke", *QUIET).stdout
-    for word in ("held_out_loss", "gold ", "Next", "stage=chat model=latest:ppo"):
+    for word in ("held_out_loss", "gold ", "Next", "report.html", "stage=show target=latest:warp"):
         assert word in said
     assert said.count("  answer ") == 3
     assert said.strip().splitlines()[-1].startswith("finished: run:")
@@ -85,8 +88,8 @@ def test_chat_answers_once(smoke: Path) -> None:
             ("base (policy)", "tokenizer (tokenizer)", "optimisation.learning_rate", "embedding parameters"),
         ),
         ("latest:conversations", ("kept", "licences", "What happened", "<start_of_turn>user", "examples of train")),
-        ("latest:mixture", ("teach", "ghost", "preprompt", "tokens", "gold:safety (the miniature's truth)")),
-        ("latest:samples", ("gold by skill", "perplexity", "interval")),
+        ("latest:lasting_mixture", ("careful", "ghost", "preprompt", "tokens", "gold:safety (the miniature's truth)")),
+        ("latest:versions", ("gold by skill", "perplexity", "interval")),
     ],
 )
 def test_show_tells_what_an_artifact_is(smoke: Path, target: str, words: tuple[str, ...]) -> None:
@@ -97,7 +100,7 @@ def test_show_tells_what_an_artifact_is(smoke: Path, target: str, words: tuple[s
 
 
 def test_dry_run_makes_nothing_and_says_what_would_be(smoke: Path, tmp_path: Path) -> None:
-    done = call(tmp_path / "empty", "stage=pipeline", "pipeline=mini", "dry_run=true")
+    done = call(tmp_path / "empty", "stage=pipeline", "pipeline=full", "dry_run=true")
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "empty").exists()
     assert done.stdout.count(" run ") >= len(STEPS)

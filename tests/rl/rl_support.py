@@ -216,7 +216,7 @@ def made(
         out=out,
         **{name: some[name] for name in ("drawing", "estimating", "anchoring", "updating", "watching")},
     )
-    tracker = Tracker(TrackerSettings(wandb="off", project="test", every=1), out, {})
+    tracker = Tracker(TrackerSettings(wandb="off", project="test", every=1, upload="none"), out, {})
     return Made(replace(plain, **course), who, Records(tracker, out))
 
 

@@ -15,7 +15,7 @@ from alignment.training.tracking import Tracker, TrackerSettings, read_metrics
 
 
 def fresh(out: Path, every: int = 1) -> Records:
-    return Records(Tracker(TrackerSettings(wandb="off", project="test", every=every), out, {}), out)
+    return Records(Tracker(TrackerSettings(wandb="off", project="test", every=every, upload="none"), out, {}), out)
 
 
 def said(step: int, count: int = 2, answer: str = "Grüß Gott\n…") -> list[dict[str, Any]]:

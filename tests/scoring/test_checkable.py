@@ -99,6 +99,17 @@ def test_the_same_turns_cannot_have_two_references() -> None:
         Checkable("exact", [twice[0], replace(twice[1], reference="6")])
 
 
+def test_the_same_turns_cannot_have_two_instructions() -> None:
+    """They stand in the tags: the same arguments, none, mean another thing there. Tags of other kinds mean nothing."""
+    comma, capitals = "punctuation:no_comma", "change_case:english_capital"
+    first = prompt("[{}]", comma)
+    assert Checkable("ifeval", [first, replace(prompt("[{}]", "hard", comma), id="source:2")])
+    twice = [first, replace(prompt("[{}]", capitals), id="source:2")]
+    with pytest.raises(UserError, match="source:2 and source:1: the same turns have different instructions"):
+        Checkable("ifeval", twice)
+    assert Checkable("exact", twice), "tags are no part of that check"
+
+
 @pytest.mark.parametrize(
     ("answer", "right"),
     [("the  Blue\nboat ", 1.0), ("THE BLUE BOAT", 1.0), ("the blue boat.", 0.0), ("blue boat", 0.0)],

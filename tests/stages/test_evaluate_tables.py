@@ -12,6 +12,7 @@ import drawing
 import numpy as np
 import pytest
 
+from alignment import console
 from alignment.artifacts import Artifact, Outcome
 from alignment.chat import render
 from alignment.chat.types import Messages, Prompt, messages
@@ -303,3 +304,50 @@ def test_models_of_one_name_are_the_seeds_of_an_arm() -> None:
     assert told["seeds"] == pytest.approx([gold["rs"].mean(), gold["ppo"].mean()])
     found = versions.differences(versions.averaged(values, seeds), {"b": "a"}, RESAMPLES)["b"]["measures"]["gold"]
     assert found["estimate"] == pytest.approx((mean - gold["sft"]).mean())
+
+
+def arms_of(**measures: list[float]) -> dict[str, Any]:
+    """What results.json has of the arms a (two seeds) and b (one): gold by prompt, other measures by model alone."""
+    labels = ("a#1", "a#2", "b")
+    interval = {"low": 0.4, "high": 0.6}
+    models = {
+        label: {"gold": {"estimate": 0.5, **interval}}
+        | {name: {"estimate": values[place], **interval} for name, values in measures.items()}
+        for place, label in enumerate(labels)
+    }
+    gold = {"estimate": 0.5, **interval}
+    return {
+        "confidence": 0.95,
+        "models": models,
+        "arms": {"a": {"gold": gold | {"seeds": [0.4, 0.6]}}, "b": {"gold": gold | {"seeds": [0.5]}}},
+    }
+
+
+def test_an_arm_tells_what_is_known_of_its_models_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    tables.measures(arms_of(tokens=[20.0, 30.0, 40.0], perplexity=[2.0, 3.0, 4.0]))
+    printed = capsys.readouterr().out
+    head = printed[printed.index("arms: means over seeds") :].splitlines()[1]
+    assert head.split() == ["arm", "gold", "tokens", "perplexity"]
+    assert line_of(printed, "arms", "a") == ["a", "0.500", "±0.100", "25.0", "2.500"]
+    assert line_of(printed, "arms", "b") == ["b", "0.500", "±0.100", "40.0", "4.000"]
+    assert line_of(printed, "each seed", "a") == ["a", "0.400", "0.600"]
+
+
+@pytest.mark.parametrize("width", [60, 200])
+def test_a_table_that_is_too_wide_is_turned(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    console.console.cache_clear()
+    monkeypatch.setenv("COLUMNS", str(width))
+    one = {"estimate": 0.5, "low": 0.4, "high": 0.6}
+    names = [f"gold_of_some_kind_{number}" for number in range(6)]
+    tables.measures({"confidence": 0.95, "models": {"sft": dict.fromkeys(names, one), "ppo": {names[0]: one}}})
+    console.console.cache_clear()
+    lines = capsys.readouterr().out.splitlines()
+    if width == 60:
+        assert lines[2].split() == ["model", "sft", "ppo"]
+        assert lines[3].split() == [names[0], "0.500", "±0.100", "0.500", "±0.100"]
+        assert lines[4].split() == [names[1], "0.500", "±0.100", "–"]
+    else:
+        assert lines[2].split() == ["model", *names]
+    assert max(map(len, lines)) <= width, "no header is broken"

@@ -16,25 +16,38 @@ from tests_support import QUIET, call, command
 from alignment.artifacts import RECORD, load
 
 TRAINING = ("optimisation.steps=16", "optimisation.checkpoint_steps=3", "optimisation.batch=16")
-FIRST = ("text", "tokenizer", "base", "conversations", "first")
-PAIRS = ("stage=pairs", "models=[latest:first,latest:sft]", "prompts=latest:questions", "max_new_tokens=16")
+TEACHER = ("careful", "questions", "teacher_base", "teacher", "teach", "taught")
+FIRST = ("text", "tokenizer", "base", "conversations", *TEACHER, "sft")
+PAIRS = ("stage=pairs", "models=[latest:teacher,latest:sft]", "prompts=latest:questions", "max_new_tokens=16")
 STAGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "data": ((), ("stage=data", "recipe=miniature_prompts", "workers=2")),
     "teach": (
-        (*FIRST, "questions"),
-        ("stage=teach", "teacher=latest:first", "prompts=latest:questions", "unfinished=keep", "top_k=4"),
+        FIRST,
+        ("stage=teach", "teacher=latest:sft", "prompts=latest:questions", "unfinished=keep", "top_k=4"),
     ),
     "ghost": (
         (*FIRST, "dialogues"),
-        ("stage=ghost", "policy=latest:first", "dialogues=latest:dialogues", "keep=all"),
+        ("stage=ghost", "policy=latest:sft", "dialogues=latest:dialogues", "keep=all"),
     ),
     "preprompt": (
-        (*FIRST, "questions"),
-        ("stage=preprompt", "policy=latest:first", "prompts=latest:questions", "min_gain=null"),
+        FIRST,
+        ("stage=preprompt", "policy=latest:sft", "prompts=latest:questions", "min_gain=null"),
     ),
-    "pairs": ((*FIRST, "questions", "careful", "teach", "ghost", "preprompt", "mixture", "dialogues", "sft"), PAIRS),
+    "reject": (
+        (*FIRST, "prompts", "helpfulness"),
+        (
+            "stage=reject",
+            "policy=latest:sft",
+            "prompts=latest:prompts",
+            "reward=latest:helpfulness",
+            "count=64",
+            "tune_prompts=16",
+            "unfinished=keep",
+        ),
+    ),
+    "pairs": (FIRST, PAIRS),
     "label": (
-        (*FIRST, "questions", "careful", "teach", "ghost", "preprompt", "mixture", "dialogues", "sft"),
+        FIRST,
         ("stage=label", "pairs=latest:pairs", "ties=negligibly"),
     ),
     "tokenizer": (("text",), ("stage=tokenizer", "data=latest:text", "pieces=440")),
@@ -67,6 +80,14 @@ STAGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("helpfulness", "safety", "careful"),
         ("stage=merge", "models=[latest:helpfulness,latest:safety]", "centre=latest:careful"),
     ),
+    "slerp": (
+        ("lasting", "warp_1_run_1", "warp_1_run_2"),
+        ("stage=merge/slerp", "models=[latest:warp_1_run_1,latest:warp_1_run_2]", "init=latest:lasting"),
+    ),
+    "export": (
+        ("ppo",),
+        ("stage=export", "model=latest:ppo", "licence=Apache-2.0", "allow_unknown=true"),
+    ),
     "measure": (
         ("helpfulness", "safety", "helpful_pairs", "safety_pairs"),
         (
@@ -79,7 +100,7 @@ STAGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         (*FIRST, "prompts"),
         (
             "stage=evaluate",
-            "models=[latest:first]",
+            "models=[latest:sft]",
             "prompts=latest:prompts",
             "conversations=latest:conversations",
             "reference=latest:base",

@@ -7,100 +7,25 @@ import json
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import drawing
-import pyarrow.parquet as pq
 import pytest
-from drawing import POLICY, Judge, Speaker
+from drawing import POLICY
+from labelling import PAIRS, Reporting, fates, labelled, origins_of, rows_of, settings, truth
 from pairs_support import artifact_of, pair
 from tests_support import call
 
 from alignment import artifacts
-from alignment.artifacts import Artifact, Outcome
-from alignment.chat.types import Comparison, Message, Messages, messages, prompt_key
+from alignment.chat.types import Message, Messages, messages
 from alignment.data import annotations, spreadsheet, store
-from alignment.data.draw import uniform
-from alignment.data.pairs import Pair
 from alignment.errors import UserError
 from alignment.miniature.world import World
 from alignment.scoring import llm_judge
 from alignment.scoring.gold import Gold
 from alignment.scoring.scorer import Scores
 from alignment.stages import label
-
-SCORER = Artifact(Path(), "reward", "reward", "helpful", "2" * 64)
-SCORES = {"Great.": 0.9, "Good.": 0.6, "Fair.": 0.45, "Poor.": 0.4, "Awful.": 0.0}
-
-
-def truth() -> Judge:
-    return Judge(lambda turns: SCORES[turns[-1].content])
-
-
-class Reporting(Judge):
-    """Reports what it scores."""
-
-    def score(self, dialogues: Sequence[Messages]) -> Any:
-        scores = super().score(dialogues)
-        return scores._replace(reported=scores.raw)
-
-
-PAIRS = [
-    pair("t-0", "Great.", "Awful."),
-    pair("t-1", "Poor.", "Great."),
-    pair("t-2", "Good.", "Poor."),
-    pair("t-3", "Fair.", "Poor."),
-    pair("t-4", "Good.", "Good."),
-    pair("t-5", "Good.", "Good.", why="equal answers"),
-    pair("v-0", "Awful.", "Good.", split="valid"),
-    pair("x-0", "Great.", "Poor.", split="test"),
-]
-
-
-def settings(**changes: Any) -> label.Settings:
-    plain = {"judge": "run:judge", "aspect": "helpfulness", "held_out__share": 0.0}
-    return label.Settings.parse(drawing.values("label", **{**plain, **changes}))
-
-
-def labelled(
-    monkeypatch: pytest.MonkeyPatch,
-    out: Path,
-    some: Sequence[Pair] = PAIRS,
-    *,
-    judge: Judge | None = None,
-    speaker: Speaker | None = None,
-    named: Artifact | None = SCORER,
-    world: dict[str, int] | None = None,
-    **changes: Any,
-) -> Outcome:
-    out.mkdir(parents=True, exist_ok=True)
-    if named is not None and named.kind != "gold":
-        drawing.let_speak(monkeypatch, speaker or Speaker(lambda *_: ""), judge or Reporting(truth()._score))
-    inputs = {"pairs": artifact_of(out.with_name(f"{out.name}-pairs"), some, world)}
-    if named is not None:
-        inputs["judge"] = named
-    return label.run(settings(**changes), inputs, out)
-
-
-def rows_of(out: Path) -> dict[str, tuple[str, Comparison]]:
-    """Split and row by id."""
-    found = {}
-    for split in store.card(out)["rows"]:
-        for row in store.stream(out, split):
-            assert isinstance(row, Comparison)
-            found[row.id] = (split, row)
-    return found
-
-
-def origins_of(out: Path) -> dict[str, dict[str, Any]]:
-    return {row["id"]: row for row in pq.read_table(out / label.ORIGINS).to_pylist()}
-
-
-def fates(out: Path) -> dict[str, tuple[str, str]]:
-    return {entry.id: (entry.fate, entry.reason) for entry in store.entries(out)}
-
 
 # ── a scorer judges ──────────────────────────────────────────────────────────────────────────────
 
@@ -339,126 +264,6 @@ def test_the_file_of_annotations_is_a_source(tmp_path: Path) -> None:
     path.write_text("id\n")
     assert label.sources(settings(judge=None, annotations=str(path))) == [path]
     assert label.sources(settings()) == []
-
-
-# ── held out for ever ────────────────────────────────────────────────────────────────────────────
-
-
-def round_of(names: Sequence[str], split: str = "train") -> list[Pair]:
-    return [pair(name, "Great.", "Poor.", split=split) for name in names]
-
-
-def sides(out: Path) -> dict[str, str]:
-    return {name: split for name, (split, _) in rows_of(out).items()}
-
-
-def test_a_prompt_that_is_held_out_is_held_out_in_every_round(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    names = [f"n{number}" for number in range(400)]
-    kept: dict[str, Any] = {"held_out__share": 0.1, "held_out__at_most": 1000}
-    labelled(monkeypatch, tmp_path / "one", round_of(names[:200]), **kept)
-    labelled(monkeypatch, tmp_path / "two", round_of(names[:99:-1]), **kept)
-    one, two = sides(tmp_path / "one"), sides(tmp_path / "two")
-    held = {name for name in one if one[name] == "test"}
-    assert 8 <= len(held) <= 35
-    assert {name: two[name] for name in names[100:200]} == {name: one[name] for name in names[100:200]}
-    lowest = [name for name in names if uniform("held out", prompt_key(pair(name).prompt)) < 0.1]
-    assert {name for name in two if two[name] == "test"} == set(lowest) & set(two)
-    assert origins_of(tmp_path / "one")[min(held)]["split"] == "test"
-
-
-def test_beyond_the_bound_what_is_held_out_is_not_trained_on_either(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    names = [f"n{number}" for number in range(200)]
-    labelled(monkeypatch, tmp_path / "out", round_of(names), held_out__share=0.2, held_out__at_most=10)
-    found = sides(tmp_path / "out")
-    below = sorted(
-        (name for name in names if uniform("held out", prompt_key(pair(name).prompt)) < 0.2),
-        key=lambda name: uniform("held out", prompt_key(pair(name).prompt)),
-    )
-    assert len(below) > 20
-    assert [found[name] for name in below] == ["test"] * 10 + ["valid"] * (len(below) - 10)
-    assert {found[name] for name in names if name not in below} == {"train"}
-
-
-def test_all_pairs_of_a_prompt_fall_on_one_side_and_test_stays_test(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    ask = messages(("user", "The same?"))
-    several = [pair(f"n{number}", "Great.", "Poor.", prompt=ask) for number in range(4)]
-    tests = round_of([f"x{number}" for number in range(40)], "test")
-    labelled(monkeypatch, tmp_path / "all", [*several, *tests], held_out__share=0.99, held_out__at_most=3)
-    found = sides(tmp_path / "all")
-    assert len({found[one.id] for one in several}) == 1
-    assert {found[one.id] for one in tests} == {"test"}
-
-
-# ── stopping, refusing ───────────────────────────────────────────────────────────────────────────
-
-
-def test_stopped_anywhere_and_started_again_it_ends_with_the_same_bytes(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(label, "PAIRS_A_PART", 3)
-    some = round_of([f"n{number}" for number in range(20)])
-    labelled(monkeypatch, tmp_path / "whole", some, held_out__share=0.3)
-    calls = 0
-
-    class Tired(Reporting):
-        """Stops for good at the third part, once."""
-
-        def score(self, dialogues: Sequence[Messages]) -> Any:
-            nonlocal calls
-            calls += 1
-            if calls == 3:
-                raise KeyboardInterrupt
-            return super().score(dialogues)
-
-    out = tmp_path / "stopped"
-    judges = [Tired(truth()._score), Tired(truth()._score)]
-    with pytest.raises(KeyboardInterrupt):
-        labelled(monkeypatch, out, some, judge=judges[0], held_out__share=0.3)
-    assert not list(out.glob("*.parquet*"))
-    labelled(monkeypatch, out, some, judge=judges[1], held_out__share=0.3)
-    assert len(judges[0].judged) + len(judges[1].judged) == 2 * len(some), "nothing was judged twice"
-    assert drawing.contents(out) == drawing.contents(tmp_path / "whole")
-
-
-def test_what_interrupts_the_writing_leaves_no_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def broken(*_: Any) -> Any:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(label, "origin_of", broken)
-    with pytest.raises(KeyboardInterrupt):
-        labelled(monkeypatch, tmp_path / "out")
-    assert not list((tmp_path / "out").glob("*.parquet*"))
-
-
-def test_nothing_left_is_an_error_that_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no row is left\n.*no preference \(1\)"):
-        labelled(monkeypatch, tmp_path / "out", [PAIRS[4]])
-
-
-@pytest.mark.parametrize(
-    ("changes", "told"),
-    [
-        ({"judge": None}, "neither a judge nor annotations are named"),
-        ({"annotations": "a.csv"}, "both named"),
-        ({"judge": "gold:safety"}, "another aspect than aspect=helpfulness"),
-        ({"grades__better": 0.7}, "do not fall"),
-        ({"held_out__share": 1.0}, "held_out.share"),
-        ({"ties": "keep"}, "ties"),
-    ],
-)
-def test_settings_that_contradict_each_other_are_refused(changes: dict[str, Any], told: str) -> None:
-    with pytest.raises(UserError, match=told):
-        settings(**changes)
-
-
-def test_only_pairs_are_judged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    drawing.let_speak(monkeypatch, Speaker(lambda *_: ""), truth())
-    with pytest.raises(UserError, match="a answers is needed here"):
-        label.run(settings(), {"pairs": replace(POLICY, path=tmp_path), "judge": SCORER}, tmp_path)
 
 
 # ── a whole pipeline ─────────────────────────────────────────────────────────────────────────────

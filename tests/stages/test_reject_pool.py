@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import drawing
 import pytest
 from drawing import Speaker, contents
 from rejecting import (
@@ -46,7 +47,9 @@ def worth(table: dict[str, float]) -> Callable[[Messages], float]:
 WORTH = {"p0 v1": 0.9, "p1 v1": 0.2, "p2 v1": 0.5, "p0 v2": 0.1, "p1 v2": 0.8, "p3 v2": 0.4, "p2 v2": 0.5}
 
 
-def test_the_pool_holds_the_best_of_all_iterations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pool_holds_the_best_of_all_iterations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     old = prompts_in(tmp_path / "old", prompt(4), prompt(0, "word"), prompt(1), prompt(2))
     new = prompts_in(tmp_path / "new", prompt(0, "new"), prompt(1), prompt(2), prompt(3))
     table_of = {**WORTH, "p4 v1": 0.3}
@@ -87,6 +90,15 @@ def test_the_pool_holds_the_best_of_all_iterations(tmp_path: Path, monkeypatch: 
     assert store.read(tmp_path / "v2", "train")[0].tags == ("new", "reject"), "the prompt as it is now"  # type: ignore[union-attr]
     results = json.loads((tmp_path / "v2" / reject.RESULTS).read_text())
     assert [(one["iteration"], one["stood"], one["rows"]) for one in results["pool"]] == [(1, 4, 2), (2, 4, 3)]
+    # Of four prompts asked now, p0 is 0.1 alone and 0.9 from the pool; p4, which this iteration never had, is left out.
+    gain = results["gain"]
+    assert (gain["prompts"], list(gain["measures"])) == (4, ["reward"])
+    assert gain["measures"]["reward"]["alone"] == pytest.approx((0.1 + 0.8 + 0.5 + 0.4) / 4)
+    assert gain["measures"]["reward"]["pool"] == pytest.approx((0.9 + 0.8 + 0.5 + 0.4) / 4)
+    assert gain["measures"]["reward"]["difference"]["estimate"] == pytest.approx(0.2)
+    printed = capsys.readouterr().out
+    assert "mean reward of the 4 prompts to which this iteration has a row as well: 0.450 of its own, 0.650" in printed
+    assert "of the pool's, +0.200 ±" in printed
     assert results["tags"]["new"]["rows"] == 1
     assert results["prompts"] == 4
     assert outcome.metrics["dropped_share"] == 0, "an answer that is not the best was not dropped"
@@ -188,3 +200,20 @@ def test_the_pool_goes_on_after_a_stop(tmp_path: Path, monkeypatch: pytest.Monke
     sampled(monkeypatch, tmp_path / "out", dataset, speaker=versioned(2), judge=judge, **given)
     assert len(judge.judged) == 3, "neither the pool nor the first two prompts"
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_an_iteration_that_shares_its_seed_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = prompts_in(tmp_path / "prompts", prompt(0))
+    sampled(monkeypatch, tmp_path / "v1", dataset, speaker=versioned(1), score=worth(WORTH))
+    own = drawing.POLICY.fingerprint
+    for seed, policy, wanted in ((0, own, "the same answers come again"), (0, "f" * 64, "scatter less"), (1, own, "")):
+        parents = {"policy": artifacts.Parent("run:p", policy, "p")}
+        earlier = replace(artifact(tmp_path / "v1", 1), settings={"seed": seed}, parents=parents)
+        capsys.readouterr()
+        out = tmp_path / f"v2-{seed}-{policy[:4]}"
+        sampled(monkeypatch, out, dataset, speaker=versioned(2), score=worth(WORTH), earlier=[earlier])
+        told = " ".join(capsys.readouterr().out.split())
+        assert wanted in told
+        assert ("a seed of its own" in told) is bool(wanted)
