@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 RUN    := $(VENV)/bin/python -m alignment.run
 
-.PHONY: venv demo test test-slow check experiments wheel bench clean
+.PHONY: venv demo demo-full test test-slow check experiments wheel bench clean
 
 venv: $(VENV)/.ready
 
@@ -14,6 +14,9 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 
 demo: venv
 	$(RUN) stage=pipeline pipeline=mini
+
+demo-full: venv
+	$(RUN) stage=pipeline pipeline=full
 
 # Two at once, each with one thread of arithmetic: threads that share cores wait for each other.
 test: venv
@@ -39,6 +42,7 @@ bench: venv
 	$(VENV)/bin/python benchmarks/reward.py
 	$(VENV)/bin/python benchmarks/roles.py
 	$(VENV)/bin/python benchmarks/rl.py --natural
+	$(VENV)/bin/python benchmarks/merge.py --shape 2b
 
 # What shows a trend, over several seeds: about an hour and a half on two cores; what is finished is reused.
 experiments: venv
@@ -47,6 +51,7 @@ experiments: venv
 	$(RUN) stage=pipeline pipeline=reward_rounds
 	$(RUN) stage=pipeline pipeline=reward_scaling
 	$(RUN) stage=pipeline pipeline=rl_effects
+	$(RUN) stage=pipeline pipeline=warp_effects
 	$(RUN) stage=pipeline pipeline=llama2
 	$(RUN) stage=pipeline pipeline=gemma2
 

@@ -271,6 +271,7 @@ def ppo(lay: Layout, policy: str) -> Step:
         updating__learning_rate=2e-4,
         updating__steps=lay.numbers.ppo_steps,
         watching__prompts=lay.numbers.prompts,
+        watching__rewards=["gold:overall"],
     )
 
 

@@ -59,6 +59,7 @@ def merged(lay: Layout, policy: str) -> list[Step]:
         reward={"reward__model": "step:preference"},
         budget=lay.numbers.budget,
         watching__prompts=lay.numbers.prompts,
+        watching__rewards=["gold:overall"],
         **lay.numbers.warp.model_dump(),
     )
 
