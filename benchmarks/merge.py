@@ -1,6 +1,6 @@
 """Slerp of task vectors beside mergekit's nuslerp, on two bf16 policies and their start, in one run.
 
-    python benchmarks/merge.py [--shape small|quarter|2b] [--repeats 3] [--threads 2] [--only ours|plain|mergekit]
+    python benchmarks/merge.py [--shape small|quarter|2b] [--repeats 3] [--cold] [--only ours|plain|mergekit]
 
 Writes the models (three times 5.2 GB for ``2b``) with drawn weights and short task vectors, merges them by turns, and
 removes everything in the end. Every turn is a process of its own; what is printed is its time with the interpreter's
@@ -71,6 +71,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--shape", choices=[shape for shape in SHAPES if shape != "27b"], default="2b")
     parser.add_argument("--repeats", type=int, default=3, help="turns of each side")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--cold", action="store_true", help="forget the models before every turn: they come from disk")
     parser.add_argument("--folder", type=Path, default=None, help="where the models are written for a while")
     parser.add_argument("--only", choices=["ours", "plain", "mergekit"])
     parser.add_argument("--cache", type=Path, default=CACHE, help="where the peer's environment lies")
@@ -90,6 +91,8 @@ def turns(sides: Sequence[str], shape: str, folder: Path, chosen: argparse.Names
         for side in sides:
             out = folder / side
             shutil.rmtree(out, ignore_errors=True)
+            if chosen.cold:
+                forget(folder)
             if side == "mergekit":
                 command = [str(python), str(HERE.parent / "peers" / "mergekit.py"), *models, str(out)]
             else:
@@ -101,6 +104,15 @@ def turns(sides: Sequence[str], shape: str, folder: Path, chosen: argparse.Names
     for other in {"mergekit", "plain"} & medians.keys() if "ours" in medians else ():
         ratios = [ours / theirs for ours, theirs in zip(found["ours"], found[other], strict=True)]
         print(f"  ours / {other}: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})", flush=True)
+
+
+def forget(folder: Path) -> None:
+    """Let the kernel drop what it holds of the models, once it is written."""
+    os.sync()
+    for path in folder.rglob("*.safetensors"):
+        file = os.open(path, os.O_RDONLY)
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(file)
 
 
 def measured(command: Sequence[str], threads: int) -> tuple[float, int]:

@@ -38,6 +38,7 @@ class Wanted(NamedTuple):
 
 def of_runs(runs: Sequence[Artifact], names: Sequence[str]) -> Cloud:
     """A line for every name; runs of one name are its seeds, joined at the steps that all of them looked at."""
+    need_different(runs, "runs")
     for run in runs:
         if not (run.path / FRONT).is_file():
             raise UserError(f"{run.path}: has no {FRONT}", remedy="Name runs of stage=rl; models go into evaluations=.")
@@ -53,6 +54,12 @@ def of_runs(runs: Sequence[Artifact], names: Sequence[str]) -> Cloud:
     for name, some in by_name.items():
         looks = [_looks(run) for run in some]
         steps = tuple(step for step in looks[0] if all(step in other for other in looks))
+        if not steps:
+            raise UserError(
+                f"{name}: its {len(some)} runs have no look in common",
+                cause="Seeds are joined at the steps at which all of them were measured.",
+                remedy="Name runs with one watching.every.",
+            )
         lines.append(
             Line(
                 name,
@@ -143,6 +150,7 @@ def of_evaluations(
     evaluations: Sequence[Artifact], proxies: Sequence[str] | None, wanted: Sequence[Wanted], claims: Sequence[Claim]
 ) -> Cloud:
     """The points of all lines and claims. Each evaluation is a seed, or as many as its arms have (``name#1`` …)."""
+    need_different(evaluations, "evaluations")
     for one in evaluations:
         _check_alike(evaluations[0], one, ("prompts", "reference"), SAME_DRAWS)
     names = tuple(
@@ -161,6 +169,13 @@ def of_evaluations(
         if not any(column):
             known = dict.fromkeys(label.partition("#")[0] for seed in seeds for label in seed.results["models"])
             raise UserError(f"{name}: no evaluation has a model of that name", remedy=nearest(name, [*known]))
+    for line in wanted:
+        if not any(all(seed.measures(name) for name in line.models) for seed in seeds):
+            raise UserError(
+                f"{line.name}: no evaluation has all of its models",
+                cause=f"They are {', '.join(line.models)}, and each evaluation is a seed.",
+                remedy="Name with lines= what one evaluation measured, or evaluate all of them together.",
+            )
     lines = tuple(
         Line(
             line.name,
@@ -174,6 +189,13 @@ def of_evaluations(
     fingerprints = tuple(seeds[0].fingerprint(name) for name in names)
     answers = _answers(seeds[0], names) if len(seeds) == 1 else None
     return Cloud(_means(columns, len(seeds)), lines, fingerprints, names, answers)
+
+
+def need_different(artifacts: Sequence[Artifact], key: str) -> None:
+    """Refuse what is named twice: it would count as two seeds that agree."""
+    for place, one in enumerate(artifacts):
+        if any(one.path == other.path for other in artifacts[:place]):
+            raise UserError(f"{key}: {one.path} is there twice", remedy="Name each once.")
 
 
 def everything(evaluations: Sequence[Artifact]) -> Wanted:

@@ -22,7 +22,7 @@ from alignment import files
 from alignment.errors import UserError
 from alignment.merging import checkpoint
 from alignment.merging.blocks import DTYPES
-from alignment.merging.layout import PREFIX, Entry, Layout, Shard
+from alignment.merging.layout import COPY_AGAIN, PREFIX, Entry, Layout, Shard, read_shard
 from alignment.merging.plan import WIDTHS, check_dtypes
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -39,8 +39,10 @@ PLAIN: Mapping[str, tuple[Any, ...]] = {
     "rank_pattern": ({}, None),
     "alpha_pattern": ({}, None),
     "trainable_token_indices": (None, []),
+    "init_lora_weights": (True, False, None, "gaussian"),
+    "layer_replication": (None,),
 }
-"""What a config may say; anything else is more than W + s · BA with one s."""
+"""What a config may say; anything else is more than W + s · BA with one s: PiSSA, for one, changes the trunk itself."""
 
 
 @dataclass(frozen=True)
@@ -62,16 +64,15 @@ def is_adapter(directory: Path) -> bool:
 
 def read(directory: Path) -> Adapter:
     """An adapter by its config and header. Raises :class:`UserError` for what is more than low-rank factors."""
-    config = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
+    config = _config(directory)
     for key, plain in PLAIN.items():
         if config.get(key) not in plain:
             raise UserError(
-                f"{directory}: {key} is {config[key]!r}",
+                f"{directory}: {key} is {config.get(key)!r}",
                 cause="Merged are adapters that add low-rank products to a policy's matrices, and nothing else.",
                 remedy="Merge the whole model; a run of ours has it beside its adapter.",
             )
-    with safe_open(directory / WEIGHTS, framework="pt") as held:
-        shapes = {name: tuple(held.get_slice(name).get_shape()) for name in held.keys()}  # noqa: SIM118
+    shapes = {entry.name: entry.shape for entry in read_shard(directory / WEIGHTS).entries}
     downs = {name.removeprefix(BEFORE).removesuffix(DOWN): name for name in shapes if name.endswith(DOWN)}
     factors = {f"{name}.weight": (down, down.removesuffix(DOWN) + UP) for name, down in sorted(downs.items())}
     strange = shapes.keys() - {factor for pair in factors.values() for factor in pair}
@@ -80,8 +81,41 @@ def read(directory: Path) -> Adapter:
             f"{directory / WEIGHTS} holds {min(strange)}" if strange else f"{directory / WEIGHTS} holds no factors",
             remedy="Merge the whole model.",
         )
+    for down, up in factors.values():
+        ranks = {shapes[down][0], config["r"], shapes[up][1] if up in shapes else None}
+        if len(ranks) > 1:
+            raise UserError(
+                f"{directory / WEIGHTS}: {down} and its counterpart do not have the rank {config['r']}",
+                cause=f"{CONFIG} says r={config['r']}; the first has {shapes[down][0]}, the second "
+                f"{shapes[up][1] if up in shapes else 'is missing'}.",
+                remedy=COPY_AGAIN,
+            )
     rank = math.sqrt(config["r"]) if config.get("use_rslora") else config["r"]
     return Adapter(directory, str(config.get("base_model_name_or_path")), config["lora_alpha"] / rank, factors, shapes)
+
+
+def _config(directory: Path) -> dict[str, Any]:
+    try:
+        config: dict[str, Any] = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
+        if not (config["r"] >= 1 and math.isfinite(config["lora_alpha"])):
+            raise ValueError(f"r={config['r']}, lora_alpha={config['lora_alpha']}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{directory / CONFIG} cannot be read", cause=f"{type(error).__name__}: {error}", remedy=COPY_AGAIN
+        ) from None
+    return config
+
+
+def need_finite(adapter: Adapter) -> None:
+    """Refuse factors that hold a number that is not finite, before anything is written."""
+    with safe_open(adapter.directory / WEIGHTS, framework="pt") as held:
+        for name in sorted(adapter.shapes):
+            if not bool(torch.isfinite(held.get_tensor(name)).all()):
+                raise UserError(
+                    f"{adapter.directory / WEIGHTS}: {name} holds a number that is not finite",
+                    cause="A model whose weights are not finite gives nothing but NaN.",
+                    remedy="Merge without this adapter, or take an earlier checkpoint of it.",
+                )
 
 
 def layout_over(adapter: Adapter, trunk: Layout, folder: Path) -> Layout:

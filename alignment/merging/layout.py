@@ -71,9 +71,9 @@ def read(directory: Path) -> Layout:
             remedy="Remove the one that is not the model.",
         )
     if not index.is_file():
-        return Layout(directory, (_shard(directory / SINGLE),), None)
+        return Layout(directory, (read_shard(directory / SINGLE),), None)
     promised = _index(index)
-    shards = tuple(_shard(directory / name) for name in sorted(promised))
+    shards = tuple(read_shard(directory / name) for name in sorted(promised))
     for shard in shards:
         names, held = promised[shard.path.name], {entry.name for entry in shard.entries}
         if names != held:
@@ -92,7 +92,11 @@ def _index(path: Path) -> dict[str, set[str]]:
             promised.setdefault(file, set()).add(name)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} cannot be read", cause=f"{type(error).__name__}: {error}", remedy=COPY_AGAIN) from None
-    outside = [file for file in promised if Path(file).name != file or not file.endswith(".safetensors")]
+    outside = [
+        file
+        for file in promised
+        if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors")
+    ]
     if outside or not promised:
         raise UserError(
             f"{path} names {outside[0]!r}" if outside else f"{path} names no file",
@@ -102,7 +106,8 @@ def _index(path: Path) -> dict[str, set[str]]:
     return promised
 
 
-def _shard(path: Path) -> Shard:
+def read_shard(path: Path) -> Shard:
+    """One file by its header. Raises :class:`UserError` for what is not whole."""
     if not path.is_file():
         raise UserError(
             f"{path} is missing", cause="Weights are read from safetensors alone, all of them.", remedy="Copy it there."

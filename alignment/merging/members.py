@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from alignment import parts
+from alignment import files, parts
 from alignment.artifacts import Artifact
 from alignment.errors import UserError
 from alignment.merging import adapters, ancestors, layout
@@ -30,6 +30,7 @@ def trunk_of(models: Sequence[Artifact], init: Artifact | None) -> Artifact | No
     Raises :class:`UserError` for adapters on several trunks, and where nothing tells.
     """
     lone = [model for model in models if adapters.is_adapter(model.path)]
+    _need_one_trunk(lone)
     found = init
     for model in lone:
         own = ancestors.trunk_of(model.path)
@@ -52,6 +53,18 @@ def trunk_of(models: Sequence[Artifact], init: Artifact | None) -> Artifact | No
     return found if lone else None
 
 
+def _need_one_trunk(lone: Sequence[Artifact]) -> None:
+    """Refuse adapters without a record whose configs name different trunks."""
+    named = {adapters.read(model.path).trunk: model.path for model in lone if ancestors.trunk_of(model.path) is None}
+    if len(named) > 1:
+        (first, here), (other, there), *_ = named.items()
+        raise UserError(
+            f"{there} is an adapter on another trunk than {here}",
+            cause=f"Their {adapters.CONFIG} name {other} and {first}.",
+            remedy="Merge adapters of one trunk; where it is the same one by two names, write one of them into both.",
+        )
+
+
 def member(model: Artifact, trunk: Artifact | None, out: Path, place: int) -> Member:
     """A model by its headers; of an adapter those that its whole model will have."""
     if not adapters.is_adapter(model.path):
@@ -62,9 +75,23 @@ def member(model: Artifact, trunk: Artifact | None, out: Path, place: int) -> Me
     return Member(model, trunk, whole, adapter)
 
 
+def trained(one: Member) -> list[Path]:
+    """The folders that tell what a member was trained on: of an adapter its trunk's, and its own run's."""
+    return [one.home.path] if one.adapter is None else [one.home.path, one.model.path, one.model.path.parent]
+
+
 def multiply_out(members: Sequence[Member]) -> None:
     """Write the whole models that adapters make of their trunk."""
-    for one in members:
+    added = [one for one in members if one.adapter is not None]
+    for one in added:
+        assert one.adapter is not None
+        adapters.need_finite(one.adapter)
+    if added:
+        out = added[0].layout.directory.parent
+        files.need_space(
+            out, sum(shard.size for one in added for shard in one.layout.shards if not shard.path.is_file())
+        )
+    for one in added:
         if one.adapter is not None:
             adapters.write(one.adapter, layout.read(one.home.path), one.layout)
 

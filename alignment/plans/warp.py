@@ -196,7 +196,9 @@ class Settings(StrictSettings):
     beta: float | None = identity("weight of the KL divergence", ge=0)
     rate: float | None = identity("how fast the anchor follows (μ)", gt=0, le=1)
     learning_rate: float | None = identity("of every run", gt=0, le=1)
-    kl_bound: float | None = identity("KL beyond which a run ends, nats an answer", gt=0)
+    kl_bound: float | None = identity(
+        "KL beyond which a run ends, nats an answer, from where the run itself began", gt=0
+    )
     fixed: bool = identity("beside it a run under a fixed anchor, with the batches of all iterations")
     seed: int = identity("of the first run; each further one has the next", ge=0)
     count: int = identity("prompts to measure by", ge=1)

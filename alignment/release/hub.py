@@ -39,13 +39,16 @@ def check(repository: str, *, private: bool) -> None:
 
 
 def push(release: Path, repository: str, *, private: bool, message: str) -> str:
-    """Upload the folder as one commit, making the repository where there is none; gives the commit's address."""
+    """Upload the folder as one commit, making the repository where there is none; gives the commit's address.
+
+    What the repository held before goes with the same commit: of old weights beside new ones, the old would be loaded.
+    """
     from huggingface_hub import HfApi, get_token
 
     with _told(repository):
         api = HfApi(token=get_token())
         api.create_repo(repository, private=private, exist_ok=True)
-        done = api.upload_folder(repo_id=repository, folder_path=release, commit_message=message)
+        done = api.upload_folder(repo_id=repository, folder_path=release, commit_message=message, delete_patterns="*")
     return str(done.commit_url)
 
 
@@ -53,11 +56,11 @@ def push(release: Path, repository: str, *, private: bool, message: str) -> str:
 def _told(repository: str) -> Iterator[None]:
     """What the hub and the network raise, as a user reads it."""
     from httpx2 import HTTPError
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
     try:
         yield
-    except (HfHubHTTPError, HTTPError, OfflineModeIsEnabled, ConnectionError) as error:
+    except (HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled, ConnectionError) as error:
         raise UserError(
             f"push={repository}: the hub refuses, or cannot be reached",
             cause=(str(error).splitlines() or [type(error).__name__])[0],

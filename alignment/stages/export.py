@@ -149,7 +149,8 @@ def _kept(measured: list[Artifact], out: Path) -> list[Artifact]:
     """The evaluations that the first start found, so that a later one writes the same card."""
     path = out / parts.FOLDER / "evaluations.json"
     files.make_folder(path.parent)
-    if not path.is_file():
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    if not path.is_file() or not all((Path(one) / artifacts.RECORD).is_file() for one in kept):
         files.write_json(path, [str(one.path) for one in measured])
     return [artifacts.load(Path(one)) for one in json.loads(path.read_text(encoding="utf-8"))]
 

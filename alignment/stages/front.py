@@ -159,6 +159,12 @@ def _clouds(settings: Settings, inputs: Mapping[str, Artifact]) -> dict[str, Clo
             some, settings.proxy, wanted or [front_points.everything(some)], claims
         )
     names = [line.name for cloud in clouds.values() for line in cloud.lines]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(
+            f"{twice}: two lines have this name",
+            remedy="Name lines of runs with run_names=, of evaluations with lines=.",
+        )
     for name in [*(name for pair in settings.pairs or [] for name in pair), *(settings.iterations or [])]:
         if name not in names:
             raise UserError(f"{name}: there is no such line", remedy=nearest(name, names))
@@ -181,11 +187,12 @@ def _numbers(cloud: Cloud, settings: Settings, scores: Sequence[str]) -> Numbers
     names = [line.name for line in cloud.lines]
     pairs = list(combinations(names, 2)) if settings.pairs is None else [(a, b) for a, b in settings.pairs]
     later = [(b, a) for a, b in pairwise(settings.iterations or [])]
-    pairs = [(a, b) for a, b in pairs if (b, a) not in later and (a, b) not in later] + later
+    pairs = [*dict.fromkeys((a, b) for a, b in pairs if (b, a) not in later and (a, b) not in later), *later]
     worst_kl = settings.worst_kl or float(np.nanmax(cloud.means[KL]))
     worst = {score: float(np.nanmin(cloud.means[score])) for score in scores}
     claims = [Claim(one.model, tuple(one.than)) for one in settings.claims]
-    return Numbers(pairs, claims, settings.kls, (worst_kl, worst), settings.confidence, settings.seed)
+    kls = None if settings.kls is None else [*dict.fromkeys(settings.kls)]
+    return Numbers(pairs, claims, kls, (worst_kl, worst), settings.confidence, settings.seed)
 
 
 def _told(clouds: Mapping[str, Cloud], settings: Settings) -> dict[str, Any]:

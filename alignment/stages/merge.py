@@ -108,7 +108,7 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
     from alignment.data import seen
     from alignment.merging import ancestors, checkpoint, members
 
-    models = [inputs[f"models.{place}"] for place in range(len(settings.models))]
+    models = [inputs[f"models.{place}"].need("policy", "reward") for place in range(len(settings.models))]
     device = _device(settings)
     trunk = members.trunk_of(models, inputs.get("init"))
     init = inputs.get("init") or trunk
@@ -141,7 +141,7 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
     }
     if kind == "reward":
         metrics["centre"] = _write_scale(merging, tokens, settings, inputs, out)
-    seen.write(out, [], [member.home.path for member in merging])
+    seen.write(out, [], [path for member in merging for path in members.trained(member)])
     _write(merging, plan, ancestor, merged, settings, out)
     rate = (merged.bytes - merged.before) / 1e6 / max(seconds, 1e-9)
     _say_result(models, merged, rate)

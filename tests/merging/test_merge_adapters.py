@@ -142,3 +142,67 @@ def test_a_lone_adapter_needs_its_trunk_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is an adapter, and its trunk is not there"):
         members.trunk_of([lone], None)
     assert members.trunk_of([lone], base) == base
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"init_lora_weights": "pissa"}, "init_lora_weights"),
+        ({"layer_replication": [[0, 1]]}, "layer_replication"),
+        ({"r": 5}, "rank 5"),
+        ({"r": 0}, "cannot be read"),
+        ({"lora_alpha": None}, "cannot be read"),
+    ],
+)
+def test_a_config_that_its_factors_do_not_bear_out(changes: dict[str, object], word: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=word):
+        adapters.read(adapter(tmp_path / "a", 1, **changes))
+
+
+def test_a_damaged_adapter(tmp_path: Path) -> None:
+    folder = adapter(tmp_path / "a", 1)
+    whole = (folder / adapters.WEIGHTS).read_bytes()
+    (folder / adapters.WEIGHTS).write_bytes(whole[:-4])
+    with pytest.raises(UserError, match="damaged"):
+        adapters.read(folder)
+    (folder / adapters.WEIGHTS).unlink()
+    with pytest.raises(UserError, match="missing"):
+        adapters.read(folder)
+    (folder / adapters.CONFIG).write_text("{")
+    with pytest.raises(UserError, match="cannot be read"):
+        adapters.read(folder)
+
+
+def test_factors_that_are_not_finite_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    folder = adapter(tmp_path / "a", 1)
+    down, up = factors(1)
+    up[3, 1] = float("nan")
+    name = f"base_model.model.{MATRIX.removesuffix('.weight')}"
+    save_file({f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}, folder / adapters.WEIGHTS)
+    begun = trunk(tmp_path / "trunk")
+    start, lone = (artifacts.Artifact(path, "foreign", "", path.name, path.name) for path in (begun, folder))
+    member = members.member(lone, start, tmp_path / "out", 0)
+    with pytest.raises(UserError, match=r"lora_B.* not finite"):
+        members.multiply_out([member])
+    assert not (tmp_path / "out").exists()
+
+
+def test_lone_adapters_that_name_different_trunks(tmp_path: Path) -> None:
+    begun = trunk(tmp_path / "trunk")
+    init = artifacts.Artifact(begun, "foreign", "", "trunk", "trunk")
+    lone = [
+        artifacts.Artifact(
+            adapter(tmp_path / name, 1, base_model_name_or_path=f"org/{name}"), "foreign", "", name, name
+        )
+        for name in ("a", "b")
+    ]
+    assert members.trunk_of(lone[:1], init) is init
+    with pytest.raises(UserError, match="another trunk"):
+        members.trunk_of(lone, init)
+
+
+def test_an_adapters_own_run_tells_what_it_was_trained_on(tmp_path: Path) -> None:
+    begun = trunk(tmp_path / "trunk")
+    init = artifacts.Artifact(begun, "foreign", "", "trunk", "trunk")
+    one = artifacts.Artifact(adapter(tmp_path / "run" / "adapter", 1), "foreign", "", "a", "a")
+    assert tmp_path / "run" in members.trained(members.member(one, init, tmp_path / "out", 0))

@@ -37,9 +37,12 @@ class Stub:
         assert exist_ok
         self.there.setdefault(name, private)
 
-    def upload_folder(self, *, repo_id: str, folder_path: Path, commit_message: str) -> SimpleNamespace:
+    def upload_folder(
+        self, *, repo_id: str, folder_path: Path, commit_message: str, delete_patterns: str
+    ) -> SimpleNamespace:
         if self.fails is not None:
             raise self.fails
+        assert delete_patterns == "*", "old weights beside new ones would be what is loaded"
         self.asked.append(("upload", repo_id, sorted(path.name for path in folder_path.iterdir()), commit_message))
         return SimpleNamespace(commit_url=f"https://hub/{repo_id}/commit/1")
 

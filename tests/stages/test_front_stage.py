@@ -195,3 +195,27 @@ def test_through_the_door(tmp_path: Path, capsys: Any) -> None:
     printed = capsys.readouterr().out
     assert "sweep/hypervolume_proxy" in printed
     assert (tmp_path / "runs" / "solo").is_dir()
+
+
+def test_what_is_named_twice_is_no_second_seed(measured: Callable[..., Any], tmp_path: Path) -> None:
+    from alignment.evals import front_points
+
+    one = seed(tmp_path, 0)
+    with pytest.raises(UserError, match="there twice"):
+        front_points.of_evaluations([one, one], None, [front_points.everything([one])], [])
+    looks = run(tmp_path / "looks", LOOKS)
+    with pytest.raises(UserError, match="there twice"):
+        front_points.of_runs([looks, looks], ["a", "a"])
+    other = run(tmp_path / "other", [(5, 0.0, 0.0, 0.5), (15, 1.0, 1.0, 0.6)])
+    with pytest.raises(UserError, match="no look in common"):
+        front_points.of_runs([looks, other], ["a", "a"])
+
+
+def test_lines_of_one_name_are_refused(measured: Callable[..., Any]) -> None:
+    with pytest.raises(UserError, match="two lines"):
+        measured(lines=None, claims=[], run_names=["models", "other"], pairs=None)
+
+
+def test_what_is_asked_twice_is_answered_once(measured: Callable[..., Any]) -> None:
+    _, told = measured(seeds=1, pairs=[["sweep", MARKUP], ["sweep", MARKUP]], kls=[1.0, 1.0])
+    assert len(told["matched"]["proxy"][f"sweep - {MARKUP}"]) == 1
