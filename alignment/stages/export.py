@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from alignment import artifacts, console, files, parts
 from alignment.artifacts import Artifact, Outcome, Tokens
+from alignment.errors import UserError
 from alignment.settings import Settings as StrictSettings
 from alignment.settings import execution, identity, place, reference, text
 from alignment.store import Store, parse_reference
@@ -97,6 +98,8 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
     nodes = descent.lineage(model, settings.model, store)
     origin = provenance.trace(nodes, provenance.told(settings.origins))
     licence = licences.settle(settings.licence, origin, allow_unknown=settings.allow_unknown)
+    if settings.terms is not None and not Path(settings.terms).expanduser().is_file():
+        raise UserError(f"terms={settings.terms}: there is no such file", remedy="Name your copy, or say terms=null.")
     terms = gemma_terms.read(settings.terms, origin.gemma) if origin.gemma else None
     measured = _measured(settings, inputs, model, store)
     evaluations.read(measured, model)
@@ -114,6 +117,7 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
         message = f"{settings.title or nodes[-1].name}, {settings.dtype}"
         notes["pushed"] = hub.push(release, settings.push, private=settings.private, message=message)
         console.say(f"  uploaded: {notes['pushed']}", style="dim")
+    console.say(f"  {release}: the folder to hand on, under {licence.id}", style="")
     metrics = {name: float(value) for name, value in {**told["weights"], **told["proof"]}.items() if value is not None}
     kind: Literal["policy", "reward"] = "reward" if heads.is_reward(model.path) else "policy"
     return Outcome(kind, metrics, "rounding", tokens=Tokens(**told["tokens"]), notes=notes)

@@ -144,7 +144,7 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
     seen.write(out, [], [path for member in merging for path in members.trained(member)])
     _write(merging, plan, ancestor, merged, settings, out)
     rate = (merged.bytes - merged.before) / 1e6 / max(seconds, 1e-9)
-    _say_result(models, merged, rate)
+    _say_result(models, merged, rate, angles=settings.method == "slerp")
     notes = {
         "method": settings.method,
         "weights": [*plan.weights],
@@ -282,13 +282,13 @@ def _say_forecast(plan: Plan, threads: int, settings: Settings) -> None:
     )
 
 
-def _say_result(models: Sequence[Artifact], merged: Merged, rate: float) -> None:
+def _say_result(models: Sequence[Artifact], merged: Merged, rate: float, *, angles: bool) -> None:
     counted = f"{len(models)} {'model' if len(models) == 1 else 'models'}"
     console.say(f"  {counted}, {merged.numbers:,} numbers, {rate:,.0f} MB/s written", style="dim")
-    if merged.straight:
+    if angles and merged.straight:
         console.say(
-            f"  {merged.straight} of the groups have no angle, since a model has not moved there or two have moved "
-            "alike: they were averaged",
+            f"  {merged.straight} of {len(merged.layers)} groups have no angle, since a model has not moved there or "
+            "two have moved alike: they were averaged",
             style="dim",
         )
     if merged.rounding is not None and merged.rounding.share > ROUNDED:
