@@ -37,6 +37,8 @@ PACKAGES = ("torch==2.13.0", "mergekit==0.1.5", "transformers==5.23.0")
 SHAPES = {"small": (2, 16_000), "quarter": (6, 64_000), "2b": (26, 256_000), "27b": (46, 256_000)}
 """Layers and vocabulary; of Gemma 2 2B in everything else, and of 27B for the last, which is only predicted."""
 NAMES = ("first", "second", "start")
+PEERS = {"mergekit": "bfloat16", "mergekit32": "float32"}
+"""mergekit's arithmetic: in the models' dtype, as its users have it, and in fp32, which only tells values."""
 MOVED = 0.02
 """The length of a task vector, relative to the weights."""
 SHARD = 2 * 10**9
@@ -55,12 +57,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=chosen.folder) as made:
         folder = Path(made)
         for shape in ("2b", "quarter") if chosen.shape == "2b" else (chosen.shape,):
-            wanted = sides if shape == chosen.shape else ["ours"]
+            wanted = sides if shape == chosen.shape else ["ours", *(["mergekit32"] if python else [])]
             told("predict", chosen, shape)
             need = 6 * told("write", chosen, shape, folder)["bytes"]
             print(f"{shape}: {need / 6e9:.2f} GB a model, {chosen.threads} threads, {chosen.repeats} turns", flush=True)
             turns(wanted, shape, folder, chosen, python)
-            for side in {"ours", "mergekit"} & {*wanted}:
+            for side in [side for side in wanted if side != "plain"]:
                 print(f"  {side:9} against float64: {told('check', chosen, shape, folder, side)}", flush=True)
             for left in folder.iterdir():
                 shutil.rmtree(left)
@@ -93,8 +95,8 @@ def turns(sides: Sequence[str], shape: str, folder: Path, chosen: argparse.Names
             shutil.rmtree(out, ignore_errors=True)
             if chosen.cold:
                 forget(folder)
-            if side == "mergekit":
-                command = [str(python), str(HERE.parent / "peers" / "mergekit.py"), *models, str(out)]
+            if side in PEERS:
+                command = [str(python), str(HERE.parent / "peers" / "mergekit.py"), *models, str(out), PEERS[side]]
             else:
                 command = own(side, chosen, shape, folder)
             seconds, peak = measured(command, chosen.threads)

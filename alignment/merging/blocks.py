@@ -21,38 +21,58 @@ class Buffers:
 
     def __init__(self, plan: Plan, slice_: int, block: int, device: str) -> None:
         vectors = len(plan.models) + 1
-        self.raw = [torch.empty(slice_ * plan.width, dtype=torch.uint8) for _ in range(vectors)]
+        self.raw_VN = torch.empty(vectors, slice_ * plan.width, dtype=torch.uint8)
         self.result = torch.empty(slice_ * plan.width, dtype=torch.uint8)
         self._wide_VN = torch.empty(vectors, block, device=device)
         self._merged_N, self._term_N = torch.empty(block, device=device), torch.empty(block, device=device)
-        self._rows_VN = self._wide_VN
+        self._rows_VN, self._moved = self._wide_VN, False
+
+    def rows(self, sources: Sequence[Entry]) -> list[Tensor]:
+        """What has been read, as numbers: `[V, N]`, or where dtypes differ each vector as `[1, N]`."""
+        dtypes = [DTYPES[source.dtype] for source in sources]
+        if len(set(dtypes)) == 1:
+            return [self.raw_VN.view(dtypes[0])]
+        return [raw.view(dtype)[None] for raw, dtype in zip(self.raw_VN, dtypes, strict=True)]
 
     def load(self, blocks: Sequence[Tensor]) -> None:
         """Take a block of the start and of every model."""
-        self._rows_VN = self._wide_VN[:, : len(blocks[0])]
-        for row_N, block in zip(self._rows_VN, blocks, strict=True):
-            row_N.copy_(block)
+        self._rows_VN, self._moved, place = self._wide_VN[:, : blocks[0].shape[1]], False, 0
+        for block in blocks:
+            self._rows_VN[place : place + len(block)].copy_(block)
+            place += len(block)
 
     def merge(self, counts: tuple[float, ...], result: Tensor, *, averaged: bool) -> None:
         """Write the block of the result, rounded to its dtype."""
         start_N, *models = self._rows_VN
         merged_N, term_N = self._merged_N[: len(result)], self._term_N[: len(result)]
+        moved = [place for place, count in enumerate(counts) if count] or [0]
         if averaged:
             kernels.linear(models, counts, merged_N, term_N)
+        elif len(moved) == 1:
+            kernels.between(start_N, models[moved[0]], counts[moved[0]], merged_N, term_N)
         else:
-            kernels.along(start_N, models, counts, merged_N, term_N)
+            kernels.along(start_N, self._tasks(), counts, merged_N)
         result.copy_(merged_N)
 
     def measure(self, blocks: Sequence[Tensor], sources: Sequence[Entry], start: int) -> list[float]:
-        """The dot products of the start and the task vectors; what has been loaded is used up."""
-        self._rows_VN[1:] -= self._rows_VN[0]
+        """The dot products of the start and the task vectors."""
+        self._tasks()
         found = kernels.gram(self._rows_VN)
         if not all(map(math.isfinite, found)):
-            refuse_if_not_finite(blocks, sources, start)
-            wide_VN = torch.stack([block.double() for block in blocks])
+            single = [row for block in blocks for row in block]
+            refuse_if_not_finite(single, sources, start)
+            wide_VN = torch.stack([row.double() for row in single])
             wide_VN[1:] -= wide_VN[0].clone()
             found = kernels.gram(wide_VN)
         return found
+
+    def _tasks(self) -> Tensor:
+        """The task vectors, which take the place of the models."""
+        tasks_MN = self._rows_VN[1:]
+        if not self._moved:
+            torch.sub(tasks_MN, self._rows_VN[0], out=tasks_MN)
+            self._moved = True
+        return tasks_MN
 
 
 def refuse_if_not_finite(blocks: Sequence[Tensor], sources: Sequence[Entry], start: int) -> None:

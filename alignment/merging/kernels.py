@@ -1,6 +1,7 @@
 """The arithmetic of merging, on flat fp32 tensors of one length. Nothing is allocated: results go where they are told.
 
-Every operation is elementwise and rounds once, so that no number depends on how a tensor was cut.
+A number of the result depends on nothing but the numbers of its place. Each operation does much at once, since between
+two of them threads wait for each other to leave the interpreter.
 """
 
 from __future__ import annotations
@@ -28,25 +29,23 @@ def linear(tensors: Sequence[Tensor], weights: Sequence[float], out: Tensor, ter
     return out
 
 
-def along(start: Tensor, ends: Sequence[Tensor], coefficients: Sequence[float], out: Tensor, term: Tensor) -> Tensor:
-    """``out`` = θ_start + Σ cᵢ (θᵢ − θ_start), added up in the order given (WARP, arXiv 2406.16768, §3).
+def between(start: Tensor, end: Tensor, coefficient: float, out: Tensor, term: Tensor) -> Tensor:
+    """``out`` = θ_start + c (θ_end − θ_start): LITI (WARP, arXiv 2406.16768, §3).
 
-    ``term`` is room of the same length. One coefficient alone is counted from the nearer end, so that 0 gives the start
-    and 1 the other end bit by bit.
+    ``term`` is room of the same length. Counted from the nearer end, so that 0 gives the start and 1 the other end bit
+    by bit.
     """
-    moved = [(end, coefficient) for end, coefficient in zip(ends, coefficients, strict=True) if coefficient]
-    if not moved:
-        return out.copy_(start)
-    (end, coefficient), *others = moved
-    if not others and coefficient == 1:
-        return out.copy_(end)
+    if coefficient in (0, 1):
+        return out.copy_(end if coefficient else start)
     torch.sub(end, start, out=term)
-    if not others and coefficient > 0.5:
+    if coefficient > 0.5:
         return torch.sub(end, term, alpha=1 - coefficient, out=out)
-    torch.add(start, term, alpha=coefficient, out=out)
-    for end, coefficient in others:
-        torch.sub(end, start, out=term)
-        out.add_(term, alpha=coefficient)
+    return torch.add(start, term, alpha=coefficient, out=out)
+
+
+def along(start: Tensor, tasks_MN: Tensor, coefficients: Sequence[float], out: Tensor) -> Tensor:
+    """``out`` = θ_start + Σ cᵢ δᵢ, of several task vectors (WARP, arXiv 2406.16768, §3)."""
+    torch.addmm(start[None], start.new_tensor([coefficients]), tasks_MN, out=out[None])
     return out
 
 

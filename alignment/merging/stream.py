@@ -1,8 +1,8 @@
 """Merge without holding a model: slices are read into buffers that are used again, computed in fp32, written in place.
 
-Every thread takes the next slice of any tensor, so that one reads while another computes or writes. A file is sealed
-by whoever finishes its last slice: made durable, renamed, its sums written beside it. The sums therefore promise a
-whole file, and what was interrupted goes on after the last one.
+Every thread takes the next slice of any tensor, so that one reads while another computes or writes; one more waits for
+the disk. A file is sealed when its last slice is there: made durable, renamed, its sums written beside it. The sums
+therefore promise a whole file, and what was interrupted goes on after the last one.
 
 Where angles decide (slerp), a group's tensors are first measured, then merged. A group is measured while the one before
 it is merged, so no thread waits for another, and what is read a second time is still in the page cache.
@@ -22,9 +22,10 @@ import os
 import threading
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from io import FileIO
 from pathlib import Path
 from typing import NamedTuple
@@ -41,6 +42,8 @@ BLOCK = 1 << 16
 """Numbers that are computed at once: small enough for a core's cache."""
 SLICE = 1 << 20
 """Numbers that are read at once, at most."""
+FLUSHED = 256 << 20
+"""Bytes of a file after which the disk is told to begin: else it would idle until the file is whole."""
 SUMS = ".sums.json"
 """Suffix of what is known of a sealed file: for every tensor the dot products of start and task vectors."""
 
@@ -83,15 +86,20 @@ def stream(
     by tensor. Raises :class:`UserError` for a number that is not finite, for models that moved in opposite directions,
     and for a file that changes on the way.
     """
-    # The pool is the innermost: no file is closed while a thread may still use it.
-    with _one_thread_each(), ExitStack() as stack, ThreadPoolExecutor(division.threads) as pool:
-        work = _Work(plan, folder, division.slice, device, stack, on_progress)
+    # The pools are the innermost: no file is closed while a thread may still use it.
+    with (
+        _one_thread_each(),
+        ExitStack() as stack,
+        ThreadPoolExecutor(1) as disk,
+        ThreadPoolExecutor(division.threads) as pool,
+    ):
+        work = _Work(plan, folder, division.slice, device, stack, disk, on_progress)
         futures = [pool.submit(work.run) for _ in range(division.threads)]
         try:
             wait(futures)
         finally:
             work.stop()
-        for future in futures:
+        for future in (*futures, *work.durable):
             future.result()
         return work.counts()
 
@@ -119,10 +127,11 @@ def _one_thread_each() -> Iterator[None]:
 
 @dataclass
 class _Output:
-    """A file of the result; ``left`` counts the slices that are not written yet."""
+    """A file of the result; ``left`` counts slices that are not written yet, ``fresh`` bytes that are not durable."""
 
     target: Target
     left: int
+    fresh: int = 0
     file: FileIO | None = None
 
 
@@ -155,12 +164,15 @@ class _Work:
         slice_: int,
         device: str,
         stack: ExitStack,
+        disk: ThreadPoolExecutor,
         on_progress: Callable[[int], None],
     ) -> None:
-        self._plan, self._folder, self._slice, self._stack = plan, folder, slice_, stack
+        self._plan, self._folder, self._slice, self._stack, self._disk = plan, folder, slice_, stack, disk
         self._device, self._on_progress, self._written = device, on_progress, 0
         self._changed = threading.Condition(threading.RLock())
         self._stopped = False
+        self.durable: list[Future[None]] = []
+        """What the disk was told."""
         self._inputs: dict[Path, FileIO] = {}
         self._groups = plan.groups
         self._sums: Sums = {}
@@ -226,7 +238,7 @@ class _Work:
         for output in outputs:
             if output.file is None:
                 self._open(output)
-                self._seal(output)
+                self._tell_disk(partial(self._seal, output))
 
     def _cut(self, output: _Output, tensors: Tensors, *, measured: bool, merged: bool) -> Iterator[_Slice]:
         if merged and output.file is None and self._pieces(tensors):
@@ -261,16 +273,16 @@ class _Work:
         counts = self._awaited(tensors) if task.merged else None
         if task.merged and counts is None:
             return
-        for raw, source in zip(buffers.raw, tensors.read, strict=True):
+        for raw, source in zip(buffers.raw_VN, tensors.read, strict=True):
             width = WIDTHS[source.dtype]
             data = raw.numpy().data[: task.numbers * width]
             _read(self._inputs[source.path], data, source.start + task.start * width, source.path)
-        rows = [raw.view(DTYPES[source.dtype]) for raw, source in zip(buffers.raw, tensors.read, strict=True)]
+        rows = buffers.rows(tensors.read)
         result = buffers.result.view(DTYPES[tensors.entry.dtype])
         sums: list[list[float]] = []
         for start in range(0, task.numbers, BLOCK):
             stop = min(start + BLOCK, task.numbers)
-            block = [row[start:stop] for row in rows]
+            block = [row[:, start:stop] for row in rows]
             buffers.load(block)
             if counts is not None:
                 # An average does not depend on whether the start could be read.
@@ -278,7 +290,8 @@ class _Work:
                 buffers.merge(counts, result[start:stop], averaged=averaged)
                 # Of the dtypes only this one has a largest number that weights come near.
                 if result.dtype == torch.float16 and not torch.isfinite(result[start:stop]).all():
-                    blocks.refuse_if_too_large(block, result[start:stop], tensors, task.start + start)
+                    single = [row for some in block for row in some]
+                    blocks.refuse_if_too_large(single, result[start:stop], tensors, task.start + start)
             if task.measured:
                 sums.append(buffers.measure(block, tensors.read, task.start + start))
         if task.merged:
@@ -309,17 +322,29 @@ class _Work:
         return self._counts[name]
 
     def _done(self, task: _Slice, sums: list[list[float]]) -> None:
-        name, last = task.tensors.entry.name, False
+        output, size = task.output, task.numbers * WIDTHS[task.tensors.entry.dtype]
         with self._changed:
             if task.measured:
-                self._add(name, sums)
+                self._add(task.tensors.entry.name, sums)
             if task.merged:
-                task.output.left -= 1
-                last = not task.output.left
-                self._written += task.numbers * WIDTHS[task.tensors.entry.dtype]
+                output.left -= 1
+                output.fresh += size
+                self._written += size
                 self._on_progress(self._written)
-        if last:
-            self._seal(task.output)
+                assert output.file is not None
+                if not output.left:
+                    self._tell_disk(partial(self._seal, output))
+                elif output.fresh >= FLUSHED:
+                    output.fresh = 0
+                    self._tell_disk(partial(os.fdatasync, output.file.fileno()))
+
+    def _tell_disk(self, task: Callable[[], None]) -> None:
+        """Let one thread wait for it, in turn; what has failed is told here, or at the end."""
+        with self._changed:
+            for earlier in self.durable:
+                if earlier.done():
+                    earlier.result()
+            self.durable.append(self._disk.submit(task))
 
     def _add(self, name: str, sums: list[list[float]]) -> None:
         """Blocks come in any order, so they are added exactly, when the last of a tensor's is there."""

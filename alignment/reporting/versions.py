@@ -77,16 +77,36 @@ def _grid(title: str, head: str, columns: Sequence[str], rows: Mapping[str, Sequ
     """A line for every name; where that is wider than the console, and the other way is not, a column for each."""
     lines = [[head, *columns], *([name, *cells] for name, cells in rows.items())]
     turned = [list(cells) for cells in zip(*lines, strict=True)]
-    wide = _width(lines)
-    if wide > console.console().width and _width(turned) < wide:
+    room = console.console().width
+    if _width(lines) > room >= _width(turned):
         lines = turned
+    _print(title, lines)
+
+
+def _print(title: str, lines: Sequence[Sequence[str]], heads: int = 1) -> None:
+    """A table, or where it is too wide several below each other, each with the first ``heads`` columns."""
+    columns = [list(cells) for cells in zip(*lines, strict=True)]
+    head, others = columns[:heads], columns[heads:]
     console.say()
-    console.table(title, lines[0], lines[1:], right=lines[0][1:])
+    while others:
+        fitting = 1
+        while fitting < len(others) and _width_of(head + others[: fitting + 1]) <= console.console().width:
+            fitting += 1
+        titles, *rows = zip(*head, *others[:fitting], strict=True)
+        console.table(title, titles, rows, right=titles[1:], whole=titles)
+        title, others = "", others[fitting:]
+        if others:
+            console.say()
 
 
 def _width(lines: Sequence[Sequence[str]]) -> int:
+    """The characters of a table's widest line."""
+    return _width_of([list(cells) for cells in zip(*lines, strict=True)])
+
+
+def _width_of(columns: Sequence[Sequence[str]]) -> int:
     """The characters of a table's widest line, two between columns."""
-    return sum(max(map(len, cells)) + 2 for cells in zip(*lines, strict=True)) - 2
+    return sum(max(map(len, cells)) + 2 for cells in columns) - 2
 
 
 def skills(results: Results) -> None:
@@ -96,11 +116,10 @@ def skills(results: Results) -> None:
         return
     counts = {skill: one["prompts"] for skill, one in next(iter(found.values()))["skills"].items()}
     rows = [
-        (skill, count, *(_skill(value[skill], found.get(name), skill) for name, value in models.items()))
+        (skill, str(count), *(_skill(value[skill], found.get(name), skill) for name, value in models.items()))
         for skill, count in counts.items()
     ]
-    console.say()
-    console.table("gold by skill", ("skill", "prompts", *models), rows, right=("prompts", *models))
+    _print("gold by skill", [("skill", "prompts", *models), *rows], heads=2)
     fell = [
         f"{skill} from {one['from']} to {name} ({brief(value, '+')})"
         for name, one in found.items()

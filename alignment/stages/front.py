@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 ALGORITHM_VERSION = 1
 RESULTS, PLOTS = "fronts.json", "plots.html"
+MINIATURE = "mini:versions"
 SHOWN = ("proxy", "gold")
 
 
@@ -61,7 +62,8 @@ class Settings(StrictSettings):
         "a name for each of them, [a,b,…]; those of one name are seeds of one line; null takes the steps' names"
     )
     evaluations: list[str] | None = reference(
-        "evaluations with a KL, on the same prompts, [a,b,…], each a seed (or several, by its arms); null has none"
+        "evaluations with a KL, on the same prompts, [a,b,…], each a seed (or several, by its arms); null has none, "
+        "or the miniature's where no runs are named either"
     )
     proxy: list[str] | None = text(
         "each evaluation's measure of the reward that was learned from, [reward_a,b,…]; null: the only one it has"
@@ -82,6 +84,8 @@ class Settings(StrictSettings):
     @classmethod
     def parse(cls, values: Mapping[str, Any], where: str = "settings") -> Settings:
         """Validate, the rules between keys included."""
+        if values.get("runs") is None and values.get("evaluations") is None:
+            values = {**values, "evaluations": [MINIATURE]}
         settings: Settings = super().parse(values, where)
         _check(settings)
         return settings

@@ -1,6 +1,8 @@
 """mergekit's side of ``benchmarks/merge.py``: nuslerp of task vectors, in an environment of its own.
 
-python mergekit.py <first> <second> <start> <out>
+python mergekit.py <first> <second> <start> <out> <dtype of its arithmetic>
+
+What is written is bf16 in any case.
 """
 
 from __future__ import annotations
@@ -17,11 +19,12 @@ def main() -> None:
     from mergekit.merge import run_merge
     from mergekit.options import MergeOptions
 
-    first, second, start, out = sys.argv[1:]
+    first, second, start, out, dtype = sys.argv[1:]
     config = {
         "merge_method": "nuslerp",
         "base_model": start,
-        "dtype": "bfloat16",
+        "dtype": dtype,
+        "out_dtype": "bfloat16",
         "models": [{"model": model, "parameters": {"weight": 0.5}} for model in (first, second)],
     }
     options = MergeOptions(copy_tokenizer=False, quiet=True, write_model_card=False)

@@ -60,26 +60,28 @@ def test_the_order_changes_only_rounding(count: int, order: list[int], seed: int
         assert ((found - wanted).abs() <= bound).all()
 
 
-def along(tensors: list[torch.Tensor], coefficients: list[float]) -> torch.Tensor:
-    room = torch.full_like(tensors[0], float("nan"))
-    return kernels.along(tensors[0], tensors[1:], coefficients, room, room.clone())
+def between(start: torch.Tensor, end: torch.Tensor, coefficient: float) -> torch.Tensor:
+    room = torch.full_like(start, float("nan"))
+    return kernels.between(start, end, coefficient, room, room.clone())
 
 
 def test_along_task_vectors() -> None:
     # (1, 2) + 0.5 · (4, 0) − 2 · (0, 3) = (3, −4)
-    tensors = [torch.tensor([1.0, 2.0]), torch.tensor([5.0, 2.0]), torch.tensor([1.0, 5.0])]
-    assert along(tensors, [0.5, -2.0]).tolist() == [3.0, -4.0]
-    assert along(tensors[:2], [0.25]).tolist() == [2.0, 2.0]
-    assert along(tensors[:2], [0.75]).tolist() == [4.0, 2.0]
+    start, tasks_MN = torch.tensor([1.0, 2.0]), torch.tensor([[4.0, 0.0], [0.0, 3.0]])
+    assert kernels.along(start, tasks_MN, [0.5, -2.0], torch.full((2,), float("nan"))).tolist() == [3.0, -4.0]
+
+
+def test_between_two() -> None:
+    start, end = torch.tensor([1.0, 2.0]), torch.tensor([5.0, 2.0])
+    assert between(start, end, 0.25).tolist() == [2.0, 2.0]
+    assert between(start, end, 0.75).tolist() == [4.0, 2.0]
 
 
 def test_both_ends_come_out_bit_by_bit() -> None:
     start = torch.tensor([0.1, -0.0, 3e-40, 1e30, 0.3])
     end = torch.tensor([1e-9, 0.0, -0.0, -1e-30, 7.0])
     for coefficient, wanted in ((0.0, start), (1.0, end)):
-        assert torch.equal(along([start, end], [coefficient]).view(torch.int32), wanted.view(torch.int32))
-        found = along([start, torch.ones(5), end], [0.0, coefficient])
-        assert torch.equal(found.view(torch.int32), wanted.view(torch.int32))
+        assert torch.equal(between(start, end, coefficient).view(torch.int32), wanted.view(torch.int32))
 
 
 def test_dot_products() -> None:

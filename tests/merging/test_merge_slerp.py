@@ -65,6 +65,22 @@ def test_slerp_is_that_of_float64(dtype: torch.dtype, count: int, split: plan.Pa
     close(read(tmp_path / "out"), recursion([read(model) for model in models], read(start), weights, split), dtype)
 
 
+@pytest.mark.parametrize("dtype", STEPS)
+def test_weight_one_gives_that_model_back(dtype: torch.dtype, tmp_path: Path) -> None:
+    models, start = family(tmp_path, 2, dtype)
+    spherical(models, start, tmp_path / "out", [0.0, 1.0])
+    assert contents(tmp_path / "out") == contents(models[1])
+
+
+def test_a_start_that_is_stored_otherwise(tmp_path: Path) -> None:
+    begun = drawn(100, torch.bfloat16)
+    wide = {name: value.float() for name, value in begun.items()}
+    models = [write(tmp_path / str(seed), trained(wide, seed)) for seed in range(2)]
+    start = write(tmp_path / "start", begun)
+    spherical(models, start, tmp_path / "out", [0.4, 0.6])
+    close(read(tmp_path / "out"), recursion([read(one) for one in models], wide, [0.4, 0.6], "layer"), torch.float32)
+
+
 def test_layers_and_tensors_differ(tmp_path: Path) -> None:
     models, start = family(tmp_path, 2)
     for split in ("layer", "tensor"):

@@ -148,7 +148,7 @@ def test_without_lines_all_models_are_one(measured: Callable[..., Any]) -> None:
 @pytest.mark.parametrize(
     ("changes", "word"),
     [
-        ({"runs": None, "evaluations": None}, "nothing to measure"),
+        ({"runs": [], "evaluations": []}, "nothing to measure"),
         ({"runs": ["run:a"], "run_names": ["a", "b"]}, "2 names for 1 runs"),
         ({"proxy": ["a", "b"]}, "2 names for 1 evaluations"),
         ({"lines": []}, "would not be looked at"),
@@ -156,7 +156,7 @@ def test_without_lines_all_models_are_one(measured: Callable[..., Any]) -> None:
         ({"lines": [SWEEP | {"etas": None}]}, "3 models and etas=None"),
         ({"lines": [SWEEP | {"etas": [0.0, 1.0, 0.5]}]}, "they rise"),
         ({"lines": [OTHER | {"etas": [0.0, 1.0]}]}, "kind=points"),
-        ({"lines": [SWEEP], "runs": ["run:a"], "run_names": ["sweep"]}, "there twice"),
+        ({"lines": [SWEEP], "runs": ["run:a"], "run_names": ["sweep"], "evaluations": ["run:b"]}, "there twice"),
         ({"evaluations": None, "runs": ["run:a"], "claims": [CLAIM]}, "there are no evaluations"),
         ({"pairs": [["a", "b", "c"]]}, "3 lines"),
     ],
@@ -165,6 +165,11 @@ def test_settings_that_contradict_each_other_are_refused(changes: dict[str, Any]
     with pytest.raises(UserError) as caught:
         settings(**changes)
     assert word in f"{caught.value} {caught.value.remedy}"
+
+
+def test_runs_alone_are_measured_alone_and_nothing_named_is_the_miniature() -> None:
+    assert settings(runs=["run:a"]).evaluations is None
+    assert settings().evaluations == ["mini:versions"]
 
 
 @pytest.mark.parametrize(
