@@ -1,8 +1,7 @@
-"""One thread's memory, and what is computed in it block by block. Axes: V vectors (start, models), N numbers."""
+"""One thread's memory, and what is computed in it. Axes: B blocks, V vectors (start, models), N numbers."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -23,9 +22,8 @@ class Buffers:
         vectors = len(plan.models) + 1
         self.raw_VN = torch.empty(vectors, slice_ * plan.width, dtype=torch.uint8)
         self.result = torch.empty(slice_ * plan.width, dtype=torch.uint8)
-        self._wide_VN = torch.empty(vectors, block, device=device)
-        self._merged_N, self._term_N = torch.empty(block, device=device), torch.empty(block, device=device)
-        self._rows_VN, self._moved = self._wide_VN, False
+        self._wide_VN, self._two_N = torch.empty(vectors, block, device=device), torch.empty(2, block, device=device)
+        self._pairs = torch.triu_indices(vectors, vectors).tolist()
 
     def rows(self, sources: Sequence[Entry]) -> list[Tensor]:
         """What has been read, as numbers: `[V, N]`, or where dtypes differ each vector as `[1, N]`."""
@@ -34,45 +32,27 @@ class Buffers:
             return [self.raw_VN.view(dtypes[0])]
         return [raw.view(dtype)[None] for raw, dtype in zip(self.raw_VN, dtypes, strict=True)]
 
-    def load(self, blocks: Sequence[Tensor]) -> None:
-        """Take a block of the start and of every model."""
-        self._rows_VN, self._moved, place = self._wide_VN[:, : blocks[0].shape[1]], False, 0
-        for block in blocks:
-            self._rows_VN[place : place + len(block)].copy_(block)
-            place += len(block)
+    def merge(self, rows: list[Tensor], counts: Sequence[float], result: Tensor, *, averaged: bool) -> None:
+        """Write the slice of the result, rounded to its dtype."""
+        kernels.combine(rows, list(counts), averaged, result, self._wide_VN, self._two_N)
 
-    def merge(self, counts: tuple[float, ...], result: Tensor, *, averaged: bool) -> None:
-        """Write the block of the result, rounded to its dtype."""
-        start_N, *models = self._rows_VN
-        merged_N, term_N = self._merged_N[: len(result)], self._term_N[: len(result)]
-        moved = [place for place, count in enumerate(counts) if count] or [0]
-        if averaged:
-            kernels.linear(models, counts, merged_N, term_N)
-        elif len(moved) == 1:
-            kernels.between(start_N, models[moved[0]], counts[moved[0]], merged_N, term_N)
-        else:
-            kernels.along(start_N, self._tasks(), counts, merged_N)
-        result.copy_(merged_N)
+    def measure(self, rows: list[Tensor], sources: Sequence[Entry], numbers: int, start: int) -> list[list[float]]:
+        """The dot products of the start and the task vectors, of every block, each pair once: (0, 0), (0, 1) … (1, 1) …
 
-    def measure(self, blocks: Sequence[Tensor], sources: Sequence[Entry], start: int) -> list[float]:
-        """The dot products of the start and the task vectors."""
-        self._tasks()
-        found = kernels.gram(self._rows_VN)
-        if not all(map(math.isfinite, found)):
-            single = [row for block in blocks for row in block]
-            refuse_if_not_finite(single, sources, start)
+        Raises :class:`UserError` for a number that is not finite; ``start`` is where in the tensors the slice begins.
+        """
+        dots_BVV = torch.stack(kernels.measure(rows, numbers, self._wide_VN)).double().cpu()
+        block = self._wide_VN.shape[1]
+        for place in (~torch.isfinite(dots_BVV).all(dim=(1, 2))).nonzero().flatten().tolist():
+            begin = place * block
+            single = [row[begin : min(begin + block, numbers)] for several in rows for row in several]
+            refuse_if_not_finite(single, sources, start + begin)
+            # Their squares were too large for fp32.
             wide_VN = torch.stack([row.double() for row in single])
             wide_VN[1:] -= wide_VN[0].clone()
-            found = kernels.gram(wide_VN)
-        return found
-
-    def _tasks(self) -> Tensor:
-        """The task vectors, which take the place of the models."""
-        tasks_MN = self._rows_VN[1:]
-        if not self._moved:
-            torch.sub(tasks_MN, self._rows_VN[0], out=tasks_MN)
-            self._moved = True
-        return tasks_MN
+            dots_BVV[place] = wide_VN @ wide_VN.T
+        one, other = self._pairs
+        return dots_BVV[:, one, other].tolist()
 
 
 def refuse_if_not_finite(blocks: Sequence[Tensor], sources: Sequence[Entry], start: int) -> None:

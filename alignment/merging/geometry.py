@@ -1,7 +1,7 @@
 """How far models have moved from their start, in which directions, and where their merge lies: from dot products alone.
 
-Of every tensor the dot products of θ_start, δ_1 … δ_M are known (``kernels.gram``), with δ_m = θ_m − θ_start. Where a
-tensor has no start, the first model stands in its place. Axes: M models, V = M + 1 vectors, the start first.
+Of every tensor the dot products of θ_start, δ_1 … δ_M are known (``kernels.measure``), with δ_m = θ_m − θ_start. Where
+a tensor has no start, the first model stands in its place. Axes: M models, V = M + 1 vectors, the start first.
 """
 
 from __future__ import annotations

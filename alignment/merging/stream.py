@@ -278,22 +278,16 @@ class _Work:
             data = raw.numpy().data[: task.numbers * width]
             _read(self._inputs[source.path], data, source.start + task.start * width, source.path)
         rows = buffers.rows(tensors.read)
-        result = buffers.result.view(DTYPES[tensors.entry.dtype])
-        sums: list[list[float]] = []
-        for start in range(0, task.numbers, BLOCK):
-            stop = min(start + BLOCK, task.numbers)
-            block = [row[:, start:stop] for row in rows]
-            buffers.load(block)
-            if counts is not None:
-                # An average does not depend on whether the start could be read.
-                averaged = self._plan.method == "linear" or tensors.start is None
-                buffers.merge(counts, result[start:stop], averaged=averaged)
-                # Of the dtypes only this one has a largest number that weights come near.
-                if result.dtype == torch.float16 and not torch.isfinite(result[start:stop]).all():
-                    single = [row for some in block for row in some]
-                    blocks.refuse_if_too_large(single, result[start:stop], tensors, task.start + start)
-            if task.measured:
-                sums.append(buffers.measure(block, tensors.read, task.start + start))
+        result = buffers.result.view(DTYPES[tensors.entry.dtype])[: task.numbers]
+        if counts is not None:
+            # An average does not depend on whether the start could be read.
+            averaged = self._plan.method == "linear" or tensors.start is None
+            buffers.merge(rows, counts, result, averaged=averaged)
+            # Of the dtypes only this one has a largest number that weights come near.
+            if result.dtype == torch.float16 and not torch.isfinite(result).all():
+                single = [row[: task.numbers] for several in rows for row in several]
+                blocks.refuse_if_too_large(single, result, tensors, task.start)
+        sums = buffers.measure(rows, tensors.read, task.numbers, task.start) if task.measured else []
         if task.merged:
             width = WIDTHS[tensors.entry.dtype]
             assert task.output.file is not None
@@ -336,7 +330,7 @@ class _Work:
                     self._tell_disk(partial(self._seal, output))
                 elif output.fresh >= FLUSHED:
                     output.fresh = 0
-                    self._tell_disk(partial(os.fdatasync, output.file.fileno()))
+                    self._tell_disk(partial(_flush, output.file))
 
     def _tell_disk(self, task: Callable[[], None]) -> None:
         """Let one thread wait for it, in turn; what has failed is told here, or at the end."""
@@ -386,6 +380,12 @@ def _read(file: FileIO, room: memoryview, start: int, path: Path) -> None:
         if not got:
             raise UserError(f"{path} has become shorter while it was read", remedy="Copy it again, and merge again.")
         done += got
+
+
+def _flush(file: FileIO) -> None:
+    """What is written is durable, and gives its room in the page cache to what will be read."""
+    os.fdatasync(file.fileno())
+    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _write(file: FileIO, data: memoryview, start: int) -> None:

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +19,7 @@ FLOATS = st.floats(-1e6, 1e6, width=32)
 
 def linear(tensors: list[torch.Tensor], weights: list[float]) -> torch.Tensor:
     room = torch.full_like(tensors[0], float("nan"))
-    return kernels.linear(tensors, weights, room, room.clone())
+    return kernels.linear(torch.stack(tensors), weights, room, room.clone())
 
 
 def test_the_weighted_sum() -> None:
@@ -84,6 +90,55 @@ def test_both_ends_come_out_bit_by_bit() -> None:
         assert torch.equal(between(start, end, coefficient).view(torch.int32), wanted.view(torch.int32))
 
 
+ROWS = st.tuples(st.integers(1, 4), st.integers(1, 40), st.integers(1, 17))
+
+
+@settings(max_examples=40, deadline=None)
+@given(ROWS, st.sampled_from([torch.float32, torch.bfloat16]), st.booleans(), st.integers(0, 1000))
+def test_slices_are_worked_off_block_by_block(
+    sizes: tuple[int, int, int], dtype: torch.dtype, apart: bool, seed: int
+) -> None:
+    models, numbers, block = sizes
+    generator = torch.Generator().manual_seed(seed)
+    read = torch.randn(models + 1, numbers + 5, generator=generator).to(dtype)
+    counts = torch.rand(models, generator=generator).tolist()
+    rows = [row[None] for row in read] if apart else [read]
+    wide_VN, two_N = torch.full((models + 1, block), float("nan")), torch.full((2, block), float("nan"))
+    start_N, tasks_MN = read[0, :numbers].double(), read[1:, :numbers].double() - read[0, :numbers].double()
+    for averaged in (True, False):
+        result = torch.empty(numbers)
+        kernels.combine(rows, counts, averaged, result, wide_VN, two_N)
+        weights_M = torch.tensor(counts).double()
+        wanted = weights_M @ read[1:, :numbers].double() if averaged else start_N + weights_M @ tasks_MN
+        assert torch.allclose(result.double(), wanted, rtol=0, atol=1e-5)
+    dots = torch.stack(kernels.measure(rows, numbers, wide_VN)).double()
+    assert len(dots) == -(-numbers // block)
+    vectors = torch.cat([start_N[None], tasks_MN])
+    assert torch.allclose(dots.sum(0), vectors @ vectors.T, rtol=1e-5, atol=1e-4)
+
+
+def _plain() -> list[Callable[..., Any]]:
+    """The same functions as a torch without TorchScript has them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delattr(torch.jit, "script")
+        again = importlib.util.module_from_spec(importlib.util.find_spec(kernels.__name__))
+        again.__spec__.loader.exec_module(again)
+    assert inspect.isfunction(again.combine), "not compiled"
+    return [again.combine, again.measure]
+
+
+def test_without_torchscript_the_bits_are_the_same() -> None:
+    rows = [torch.randn(3, 100, generator=torch.Generator().manual_seed(0)).bfloat16()]
+    plain = [kernels.combine, kernels.measure]
+    found = []
+    for combine, measure in (plain, _plain()):
+        result = torch.empty(100, dtype=torch.bfloat16)
+        combine(rows, [0.6, 0.7], False, result, torch.empty(3, 16), torch.empty(2, 16))
+        found.append((result, torch.stack(measure(rows, 100, torch.empty(3, 16)))))
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
 def test_dot_products() -> None:
-    # (1, 2) and (3, 4): 1 + 4, 3 + 8, 9 + 16
-    assert kernels.gram(torch.tensor([[1.0, 2.0], [3.0, 4.0]])) == [5.0, 11.0, 25.0]
+    # (1, 2) and (3, 4) from there: 1 + 4, 2 + 4, 4 + 4
+    dots = kernels.measure([torch.tensor([[1.0, 2.0], [3.0, 4.0]])], 2, torch.empty(2, 7))
+    assert dots[0].tolist() == [[5.0, 6.0], [6.0, 8.0]]
