@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 RUN    := $(VENV)/bin/python -m alignment.run
 
-.PHONY: venv demo demo-full test test-slow check experiments wheel bench clean
+.PHONY: venv demo demo-full test test-slow faults gpu-check check audit experiments wheel bench clean
 
 venv: $(VENV)/.ready
 
@@ -26,10 +26,24 @@ test: venv
 test-slow: venv
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist worksteal -m slow
 
+# Every stage struck by kills, full disks and damaged files, and started again: at most an hour, and it goes on where it
+# was stopped.
+faults: venv
+	$(VENV)/bin/python tests/faults/campaign.py
+
+# On a machine with a CUDA device, with whatever python there has PyTorch for it: PYTHON_GPU=python3
+PYTHON_GPU := $(VENV)/bin/python
+gpu-check:
+	timeout 480 $(PYTHON_GPU) -m pytest -m gpu tests/gpu -rs --durations=10 -p no:cacheprovider
+
 check: venv
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+# Known flaws in the pinned versions; says so where nobody can be asked.
+audit: venv
+	$(VENV)/bin/python .ci/audit.py
 
 wheel: venv
 	$(VENV)/bin/python -m build --wheel
@@ -43,6 +57,8 @@ bench: venv
 	$(VENV)/bin/python benchmarks/roles.py
 	$(VENV)/bin/python benchmarks/rl.py --natural
 	$(VENV)/bin/python benchmarks/merge.py --shape 2b
+	$(VENV)/bin/python benchmarks/estimate.py
+	$(VENV)/bin/python benchmarks/scaling.py
 
 # What shows a trend, over several seeds: about an hour and a half on two cores; what is finished is reused.
 experiments: venv

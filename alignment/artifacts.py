@@ -9,11 +9,13 @@ fingerprint is the same thing and is never computed twice.
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
+import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -21,10 +23,17 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from alignment import files
+from alignment.energy import meter
+from alignment.energy.record import Energy
 from alignment.errors import UserError
 
 SCHEMA_VERSION = 1
 RECORD = "artifact.json"
+SNAPSHOTS = "snapshots"
+"""The folder of the models that a run has left along its way."""
+REMEMBERED = ("seen.npy",)
+"""What a run knows of itself that holds for its snapshots as well."""
+MOVE_AWAY = "Move the folder away and run the stage again."
 
 Kind = Literal[
     "dataset",
@@ -104,6 +113,8 @@ class Artifact:
     files: dict[str, str] = field(default_factory=dict)
     created: str = ""
     seconds: float = 0.0
+    energy: Energy | None = None
+    """None in records from before it was counted, and of what was not made here."""
 
     def need(self, *kinds: Kind) -> Artifact:
         """Itself, if it is of one of ``kinds``; a :class:`UserError` otherwise. Foreign ones pass."""
@@ -122,6 +133,12 @@ class Artifact:
         if value is None:
             return ""
         return f"{self.headline} {value:,.0f}" if value == int(value) else f"{self.headline} {value:.4g}"
+
+    @property
+    def tokens_per_kwh(self) -> float | None:
+        """Tokens that training has processed, or drawn from what it trains, for each kilowatt hour; None: not known."""
+        tokens = self.notes.get("tokens_processed", self.notes.get("tokens_drawn"))
+        return tokens / self.energy.kwh if tokens and self.energy is not None and self.energy.kwh else None
 
     def verify(self) -> list[str]:
         """The names of files that are missing or whose bytes are not those that were recorded."""
@@ -174,6 +191,27 @@ def finish(artifact: Artifact) -> Artifact:
     return finished
 
 
+def finish_snapshots(artifact: Artifact) -> None:
+    """Write a record for every model that a run has left along its way; its parents are the run's."""
+    for folder in sorted((artifact.path / SNAPSHOTS).glob("step-*")):
+        # What a model has seen on half of the way is counted as all of it.
+        for name in REMEMBERED:
+            if (artifact.path / name).is_file():
+                shutil.copyfile(artifact.path / name, folder / name)
+        finish(
+            replace(
+                artifact,
+                path=folder,
+                step=f"{artifact.step}, step {folder.name.partition('-')[2]}",
+                fingerprint=files.digest_json([artifact.fingerprint, folder.name]),
+                metrics={},
+                headline="",
+                notes={},
+                energy=None,
+            )
+        )
+
+
 def load(path: Path) -> Artifact:
     """Read a finished artifact. Raises :class:`UserError` where there is none or it is of another age."""
     try:
@@ -187,26 +225,69 @@ def load(path: Path) -> Artifact:
             if unfinished
             else "`stage=show target=latest:<stage>` finds the newest of a stage.",
         ) from None
-    except (OSError, json.JSONDecodeError) as error:
-        raise UserError(f"{path / RECORD}: {error}", remedy="Move the folder away and run the stage again.") from None
-    version = record.pop("schema_version", None)
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path / RECORD}: {error}", remedy=MOVE_AWAY) from None
+    version = record.pop("schema_version", None) if isinstance(record, dict) else None
     if version != SCHEMA_VERSION:
         raise UserError(
             f"{path / RECORD}: schema version {version}, and this program reads {SCHEMA_VERSION}",
             remedy="Use the version of the program that wrote it, or run the stage again.",
         )
-    record["parents"] = {name: Parent(**parent) for name, parent in record["parents"].items()}
-    record["tokens"] = Tokens(**record["tokens"]) if record["tokens"] else None
-    record["licences"] = tuple(record["licences"])
-    return Artifact(path=path, **record)
+    try:
+        found: Artifact = _reader().validate_python({**record, "path": path})
+    except ValueError as error:
+        wrong: list[Any] = getattr(error, "errors", list)()
+        said = f"{'.'.join(map(str, wrong[0]['loc']))}: {wrong[0]['msg']}" if wrong else str(error)
+        raise UserError(f"{path / RECORD} is not the record of an artifact", cause=said, remedy=MOVE_AWAY) from None
+    outside = [name for name in found.files if not is_inside(name)]
+    endless = [name for name, value in found.metrics.items() if not math.isfinite(value)]
+    if outside or endless:
+        raise UserError(
+            f"{path / RECORD} names {(outside or endless)[0]!r}",
+            cause="A record tells of files below its folder, and of finite numbers.",
+            remedy=MOVE_AWAY,
+        )
+    return found
+
+
+@cache
+def _reader() -> Any:
+    """Checks every field's type: a record may have come from elsewhere."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Artifact)
+
+
+def is_inside(name: str) -> bool:
+    """Whether a relative name, as records and indices give it, leads nowhere but further in."""
+    return "\0" not in name and name not in ("", ".") and not name.startswith("/") and ".." not in name.split("/")
 
 
 def foreign(path: Path, reference: str) -> Artifact:
     """A directory that none of our stages wrote: it has a digest and no lineage."""
     digests = files.digest_folder(path, keep=lambda name: not name.startswith("."))
-    return Artifact(
-        path=path, kind="foreign", stage="", step=reference, fingerprint=files.digest_json(digests), files=digests
+    return contained(
+        Artifact(
+            path=path, kind="foreign", stage="", step=reference, fingerprint=files.digest_json(digests), files=digests
+        )
     )
+
+
+def contained(artifact: Artifact) -> Artifact:
+    """Itself. Raises :class:`UserError` where one of its files is a link that leads out of its folder.
+
+    What is copied, merged or sent would else be any file of this machine. The hub's cache links its blobs.
+    """
+    folder = artifact.path.resolve()
+    homes = [folder, folder.parent.parent / "blobs"] if folder.parent.name == "snapshots" else [folder]
+    for name in artifact.files:
+        if not any((folder / name).resolve().is_relative_to(home) for home in homes):
+            raise UserError(
+                f"{artifact.path / name} leads out of its folder",
+                cause="It is a link, or lies below one, to a file that belongs to something else.",
+                remedy="Put the file itself there: `cp -L` copies what links lead to.",
+            )
+    return artifact
 
 
 def named(
@@ -235,7 +316,8 @@ def _fields(artifact: Artifact) -> dict[str, Any]:
 
 def _volatile(name: str) -> bool:
     """What is resume state or a log: useful to a person, but not part of what was made."""
-    return name.startswith(("checkpoints/", "wandb/", "parts/")) or name in (RECORD, "metrics.jsonl")
+    folders = ("checkpoints", "wandb", "parts", meter.FOLDER)
+    return name.partition("/")[0] in folders or Path(name).name in (RECORD, "metrics.jsonl", "incidents.jsonl")
 
 
 @cache

@@ -13,10 +13,13 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
+from alignment import signals
+
 if TYPE_CHECKING:
     from rich.console import Console
 
 SECONDS_BETWEEN_LINES = 10.0
+CONTROLS = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n"}
 
 
 def is_main_process() -> bool:
@@ -27,10 +30,28 @@ def is_main_process() -> bool:
 @cache
 def console() -> Console:
     """The console that everything is printed on (standard output; silent on other ranks)."""
-    from rich.console import Console
-
     width = None if os.environ.get("COLUMNS") or os.isatty(1) else 120
-    return Console(highlight=False, quiet=not is_main_process(), width=width)
+    return make(highlight=False, quiet=not is_main_process(), width=width)
+
+
+def make(**options: Any) -> Console:
+    """A console that prints text and never obeys it: models, data and servers may write control characters."""
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
+
+    class Deaf(Console):
+        def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+            for segment in super().render(renderable, options):
+                yield segment if segment.control else segment._replace(text=segment.text.translate(CONTROLS))
+
+    return Deaf(**options)
+
+
+def plain(text: object) -> str:
+    """Text for a line with markup that is not to be read as markup itself: a path, a name."""
+    from rich.markup import escape
+
+    return escape(str(text))
 
 
 def is_live() -> bool:
@@ -110,6 +131,7 @@ class Progress:
         return "  ".join(part for part in parts if part)
 
     def _show(self) -> None:
+        signals.beat(self.done, self.total, self.unit)
         if self._bar is not None:
             bar, task = self._bar
             bar.update(task, completed=self.done, note=self.note, rate=self._rate())
@@ -133,12 +155,12 @@ def progress(title: str, total: int, unit: str) -> Iterator[Progress]:
     from rich.progress import Progress as Bar
 
     columns = (
-        TextColumn("  {task.description}"),
+        TextColumn("  {task.description}", markup=False),
         BarColumn(bar_width=30),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}", style="dim"),
+        TextColumn("{task.fields[note]}", style="dim", markup=False),
     )
     with Bar(*columns, console=console(), transient=True) as bar:
         tracked._bar = (bar, bar.add_task(title, total=total, note="", rate=""))

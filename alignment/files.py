@@ -13,14 +13,23 @@ import hashlib
 import json
 import os
 import shutil
+import stat
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from alignment.errors import UserError
 
 TEMPORARY = ".partial"
 """Suffix of what is being written; nothing that carries it is ever read."""
+BETWEEN_LOOKS = 0.5
+"""Seconds between two looks at a lock that another process holds."""
+
+
+def typed(path: str) -> Path:
+    """A path as a person types it: ``~`` is their home; that of nobody known stays as it is."""
+    return Path(os.path.expanduser(path))
 
 
 def write_atomic(path: Path, content: str | bytes, *, mode: int = 0o666) -> None:
@@ -100,6 +109,25 @@ def make_folder(folder: Path) -> None:
         raise disk_error(error, folder) from None
 
 
+def link(source: Path, target: Path) -> None:
+    """``target`` becomes another name of the bytes of ``source``, or a copy where a file system gives only one."""
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def size(folder: Path) -> int:
+    """The bytes of all files below ``folder``, each once; one that goes while they are counted counts nothing."""
+    sizes = {}
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            found = path.lstat()
+            sizes[found.st_dev, found.st_ino] = found.st_size if stat.S_ISREG(found.st_mode) else 0
+    return sum(sizes.values())
+
+
 def need_space(folder: Path, wanted: int) -> None:
     """Refuse to start what would not fit: ``wanted`` bytes on the disk that holds ``folder``."""
     free = shutil.disk_usage(folder).free
@@ -137,21 +165,34 @@ def full_disk(error: BaseException) -> UserError | None:
 
 
 @contextlib.contextmanager
-def exclusive(folder: Path, on_wait: Callable[[str], None]) -> Iterator[None]:
+def exclusive(
+    folder: Path, on_wait: Callable[[str], None], meanwhile: Callable[[], None] = lambda: None
+) -> Iterator[None]:
     """Hold ``folder`` alone; a second process waits, after ``on_wait(holder)`` has told its user.
 
-    The lock lies beside the folder and is released by the kernel when its holder dies.
+    ``meanwhile`` is called again and again while it waits, and may raise. The lock lies beside the folder and is
+    released by the kernel when its holder dies.
     """
     lock = folder.with_name(f".{folder.name}.lock")
     with open(lock, "a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            on_wait(file.read().strip() or "another process")
-            fcntl.flock(file, fcntl.LOCK_EX)
+        told = False
+        while not _locked(file):
+            if not told:
+                file.seek(0)
+                on_wait(file.read().strip() or "another process")
+                told = True
+            meanwhile()
+            time.sleep(BETWEEN_LOOKS)
         file.seek(0)
         file.truncate()
         file.write(f"process {os.getpid()} on {os.uname().nodename}")
         file.flush()
         yield
+
+
+def _locked(file: TextIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -14,20 +14,27 @@ import importlib
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from alignment import artifacts, console, files, parts
+from alignment import artifacts, console, files, parts, signals
 from alignment.artifacts import Artifact, Kind, Outcome, Parent
+from alignment.cluster import ledger
+from alignment.cluster.ledger import Entry
+from alignment.energy import meter
+from alignment.energy.record import NOTHING_STATED, Stated
 from alignment.errors import UserError, nearest
+from alignment.plans import together
+from alignment.plans.planned import Planned, disk, load_stage
 from alignment.plans.step import Step
 from alignment.reporting import samples
+from alignment.reporting.page.gather import gather
 from alignment.settings import Settings as StrictSettings
-from alignment.settings import execution, identity, identity_values, reference_kinds, references
+from alignment.settings import execution, identity, identity_values, place, reference_kinds, references
 from alignment.store import Reference, Store, parse_reference
-from alignment.training import tracking
+from alignment.training import incidents, tracking
 from alignment.training.engine import EngineSettings
 from alignment.training.tracking import TrackerSettings
 
@@ -35,6 +42,8 @@ Composer = Callable[[str, Mapping[str, Any]], dict[str, Any]]
 """``compose(stage, overrides)`` → the stage's whole configuration as a plain mapping (``run.py``)."""
 
 MINIATURE = "mini"
+LAYOUT = ("card.json", "config.json", "adapter_config.json", "tokenizer.json", "*.model", "*.spm", "*.safetensors")
+"""What a folder of which all is read has at least one of: not a disk, nor somebody's home."""
 SHORT_WAIT = 5.0
 """Seconds for a served scorer to say who it is, where nothing is to be made anyway."""
 
@@ -45,40 +54,9 @@ class Settings(StrictSettings):
     pipeline: dict[str, Any] = identity(
         "the plan: `function` names a module of alignment/plans, the rest are its numbers"
     )
+    only: list[str] | None = place("make these steps and what they need, [sft,rl]; null makes all")
     engine: EngineSettings = execution("where and how every step runs")
     tracker: TrackerSettings = execution("where every step's metrics go")
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A step whose result has a name already, whether or not it exists."""
-
-    step: Step
-    pipeline: str
-    settings: StrictSettings
-    fingerprint: str
-    folder: Path
-    inputs: Mapping[str, tuple[str, Planned | Artifact]]
-    """By dotted key: the reference as it was spelled, and what it names."""
-
-    @property
-    def state(self) -> str:
-        """``reuse``, ``resume`` or ``run``."""
-        if (self.folder / artifacts.RECORD).is_file():
-            return "reuse"
-        return "resume" if self.folder.is_dir() else "run"
-
-
-def load_stage(name: str) -> ModuleType:
-    """The module of a stage or command."""
-    from alignment.commands import COMMANDS
-    from alignment.stages import STAGES
-
-    if name in STAGES:
-        return importlib.import_module(f"alignment.stages.{name}")
-    if name in COMMANDS:
-        return importlib.import_module(f"alignment.commands.{name}")
-    raise UserError(f"stage={name}: there is no such stage", remedy=nearest(name, [*STAGES, *COMMANDS, "pipeline"]))
 
 
 def steps_of(plan: Mapping[str, Any]) -> list[Step]:
@@ -100,9 +78,21 @@ def steps_of(plan: Mapping[str, Any]) -> list[Step]:
 class Maker:
     """Plans and makes steps in one store. ``shared`` (engine, tracker) is laid over every step."""
 
-    def __init__(self, store: Store, compose: Composer, shared: Mapping[str, Any], *, patient: bool = True) -> None:
-        """``patient``: whether to wait for a scorer that is served and does not answer at once."""
+    def __init__(
+        self,
+        store: Store,
+        compose: Composer,
+        shared: Mapping[str, Any],
+        *,
+        patient: bool = True,
+        stated: Stated = NOTHING_STATED,
+    ) -> None:
+        """``patient``: whether to wait for a scorer that is served and does not answer at once.
+
+        ``stated`` is what the user says of power and electricity.
+        """
         self.store, self._compose, self._shared, self._patient = store, compose, shared, patient
+        self._stated = stated
         self._miniature: dict[str, Planned] = {}
         self._served: dict[str, Artifact] = {}
 
@@ -154,7 +144,7 @@ class Maker:
         if reference.scheme == "latest":
             return self.store.latest(reference.name)
         if reference.scheme == "run":
-            return artifacts.load(Path(reference.name))
+            return artifacts.contained(artifacts.load(Path(reference.name)))
         if reference.scheme == "dir":
             return artifacts.foreign(_existing_folder(reference), spelling)
         if reference.scheme in ("gold", "raters", "check", "endpoint"):
@@ -215,9 +205,12 @@ class Maker:
         existing = self.store.find(planned.fingerprint)
         if existing is not None and not force:
             return existing
+        together.check(planned, self.store.root)
         inputs = {key: self._input(spelling, named) for key, (spelling, named) in planned.inputs.items()}
         files.make_folder(planned.folder.parent)
-        with files.exclusive(planned.folder, on_wait=lambda holder: _tell_waiting(planned, holder)):
+        waiting = f"while {planned.step.name} was made by another process"
+        tell = partial(_tell_waiting, planned)
+        with files.exclusive(planned.folder, on_wait=tell, meanwhile=partial(signals.heed, waiting)):
             existing = self.store.find(planned.fingerprint)
             if existing is not None and not force:
                 return existing
@@ -231,23 +224,35 @@ class Maker:
         if isinstance(named, Artifact):
             return named
         if spelling.startswith("mini:") and self.store.find(named.fingerprint) is None:
-            console.say(f"[dim]{spelling} is not there yet: making it with stage={named.step.stage}[/dim]")
+            console.say(
+                f"[dim]{console.plain(spelling)} is not there yet: making it with stage={named.step.stage}[/dim]"
+            )
         return self.make(named)
 
     def _run(self, planned: Planned, inputs: dict[str, Artifact]) -> Artifact:
+        signals.heed(f"before {planned.step.name}")
         resumed = planned.folder.is_dir()
-        console.say(f"[bold]{planned.step.name}[/bold]  {'resuming' if resumed else 'making'} {planned.folder}")
+        name, folder = console.plain(planned.step.name), console.plain(planned.folder)
+        console.say(f"[bold]{name}[/bold]  {'resuming' if resumed else 'making'} {folder}")
         files.make_folder(planned.folder)
         files.remove_temporaries(planned.folder)
-        files.need_space(planned.folder, _disk(planned))
+        files.need_space(planned.folder, disk(planned) - files.size(planned.folder))
+        signals.begin(planned.folder)
         began = time.monotonic()
         try:
-            outcome: Outcome = load_stage(planned.step.stage).run(planned.settings, inputs, planned.folder)
+            with incidents.recorded(planned.folder, tracking.abandon):
+                outcome: Outcome = together.run(planned, inputs)
         except UserError:
+            signals.rest()
             # What is refused before anything was written leaves nothing that a later start would take for a beginning.
             with contextlib.suppress(OSError):
                 planned.folder.rmdir()
             raise
+        except Exception as error:
+            _need_whole(inputs, error)
+            raise
+        finally:
+            signals.rest()
         _give_memory_back()
         licences = {licence for artifact in inputs.values() for licence in artifact.licences} | set(outcome.licences)
         artifact = Artifact(
@@ -265,14 +270,30 @@ class Maker:
             licences=tuple(sorted(licences)),
             metrics=dict(outcome.metrics),
             headline=outcome.headline,
-            notes=dict(outcome.notes),
+            notes=dict(outcome.notes) | incidents.told(planned.folder),
             seconds=time.monotonic() - began,
+            energy=meter.of(planned.folder, self._stated),
         )
+        artifacts.finish_snapshots(artifact)
         finished = artifacts.finish(artifact)
         tracking.conclude(finished)
-        for scaffold in ("checkpoints", parts.FOLDER):
+        for scaffold in ("checkpoints", parts.FOLDER, meter.FOLDER):
             shutil.rmtree(planned.folder / scaffold, ignore_errors=True)
+        (planned.folder / incidents.FILE).unlink(missing_ok=True)
         return finished
+
+
+def _need_whole(inputs: Mapping[str, Artifact], error: Exception) -> None:
+    """Where a stage has failed over something that it reads, say over what. Raises :class:`UserError`."""
+    if isinstance(error, OSError) or files.full_disk(error) is not None:
+        return
+    for key, artifact in inputs.items():
+        for name in artifact.verify():
+            raise UserError(
+                f"{key}: {artifact.path / name} is not what was recorded when it was made",
+                cause="It has been cut off, damaged or changed since.",
+                remedy="Copy it again, or remove its folder and make it again.",
+            ) from error
 
 
 def _give_memory_back() -> None:
@@ -285,12 +306,24 @@ def _give_memory_back() -> None:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
-def run(maker: Maker, title: str, plan: Mapping[str, Any], *, force: bool, dry_run: bool) -> None:
-    """Make a whole plan, in order, and close with a table, some samples and what to type next."""
-    planned = [one for one in maker.plan_all(title, steps_of(plan)) if not one.step.on_demand]
-    if dry_run:
-        describe_plan(planned)
-        return
+def wanted(maker: Maker, title: str, plan: Mapping[str, Any], only: list[str] | None) -> list[Planned]:
+    """The steps of a plan that are to be made: all but those on demand, or those that ``only`` names."""
+    planned = maker.plan_all(title, steps_of(plan))
+    if only is None:
+        return [one for one in planned if not one.step.on_demand]
+    names = [one.step.name for one in planned]
+    for name in only:
+        if name not in names:
+            raise UserError(f"only={name}: pipeline={title} has no such step", remedy=nearest(name, names))
+    return [one for one in planned if one.step.name in only]
+
+
+def run(maker: Maker, title: str, settings: Settings, planned: list[Planned], *, force: bool) -> None:
+    """Make the steps of a plan, in order, and close with a table, some samples and what to type next."""
+    unfinished = [one for one in planned if force or one.state != "reuse"]
+    if unfinished:
+        told = [Entry(one.step.name, one.step.stage, one.fingerprint, str(one.folder.resolve())) for one in unfinished]
+        ledger.announce(told, maker.store.root)
     began = time.monotonic()
     rows, made = [], []
     for one in planned:
@@ -301,80 +334,40 @@ def run(maker: Maker, title: str, plan: Mapping[str, Any], *, force: bool, dry_r
     console.say()
     columns = ("step", "", "time", "headline", "artifact")
     console.table(f"pipeline={title}  {console.duration(time.monotonic() - began)}", columns, rows, right=("time",))
+    console.say(f"energy of all this and what it comes from: {gather(made).energy.text}", style="dim")
     samples.show([artifact for artifact in made if artifact.stage == "evaluate"])
-    module = importlib.import_module(f"alignment.plans.{plan['function']}")
+    if settings.only is None:
+        module = importlib.import_module(f"alignment.plans.{settings.pipeline['function']}")
+        console.say()
+        console.say("[bold]Next[/bold]")
+        for line in module.NEXT:
+            console.say(f"  {line}", style="")
     console.say()
-    console.say("[bold]Next[/bold]")
-    for line in module.NEXT:
-        console.say(f"  {line}", style="")
-    console.say()
-    console.say(f"finished: run:{made[-1].path}")
+    console.say(f"finished: run:{made[-1].path}", style="")
 
 
-def describe_plan(planned: list[Planned]) -> None:
-    """What ``dry_run=true`` prints: what would be reused, resumed or run, how long, how much disk."""
-    everything = _with_parents(planned)
-    rows = [(p.step.name, p.step.stage, p.state, _budget(p), _size(p), str(p.folder)) for p in everything]
-    columns = ("step", "stage", "would", "seconds", "disk", "folder")
-    console.table("dry run: nothing is made", columns, rows, right=("seconds", "disk"))
-    seconds = sum(p.step.budget for p in everything if p.state != "reuse")
-    if seconds:
-        console.say(f"about {console.duration(seconds)} on two CPU cores, by the budgets of the plan")
-
-
-def _with_parents(planned: list[Planned]) -> list[Planned]:
-    ordered: dict[str, Planned] = {}
-
-    def visit(one: Planned) -> None:
-        for _, named in one.inputs.values():
-            if isinstance(named, Planned):
-                visit(named)
-        ordered.setdefault(one.fingerprint, one)
-
-    for one in planned:
-        visit(one)
-    return list(ordered.values())
-
-
-def _budget(planned: Planned) -> str:
-    if planned.state == "reuse":
-        return "–"
-    return f"≤ {planned.step.budget:,.0f}" if planned.step.budget else "?"
-
-
-def _size(planned: Planned) -> str:
-    if planned.state == "reuse":
-        return "–"
-    return f"≤ {_disk(planned) / 2**20:,.0f} MiB"
-
-
-def _disk(planned: Planned) -> int:
-    """The bytes that a step may write, as its stage reckons; 64 MiB for one that does not reckon.
-
-    A stage reckons by its settings (``disk_needed``), or also by what they refer to (``disk_needed_from``), of which
-    it gets the folders, by key, that are there already.
-    """
-    module = load_stage(planned.step.stage)
-    if hasattr(module, "disk_needed_from"):
-        return int(module.disk_needed_from(planned.settings, _folders(planned)))
-    return module.disk_needed(planned.settings) if hasattr(module, "disk_needed") else 64 * 2**20
-
-
-def _folders(planned: Planned) -> dict[str, Path]:
-    found = {}
-    for key, (_, named) in planned.inputs.items():
-        if isinstance(named, Artifact) and named.kind not in artifacts.NO_FOLDER:
-            found[key] = named.path
-        elif isinstance(named, Planned) and named.state == "reuse":
-            found[key] = named.folder
-    return found
+def run_one(maker: Maker, planned: Planned, name: str | None, *, force: bool) -> None:
+    """Make one step that stands on its own; ``name`` is what the user calls it."""
+    reused = planned.state == "reuse" and not force
+    artifact = maker.make(planned, force=force)
+    if artifact.headline_text:
+        console.say(artifact.headline_text, style="")
+    if reused and name not in (None, artifact.step):
+        console.say(f"it was made under another name: latest:{artifact.step}", style="yellow")
+    console.say(f"{'reused' if reused else 'finished'}: run:{artifact.path}", style="")
 
 
 def _existing_folder(reference: Reference) -> Path:
-    folder = Path(reference.name).expanduser()
+    folder = files.typed(reference.name)
     if not folder.is_dir():
         cause = "That is a file." if folder.is_file() else "There is no such folder."
         raise UserError(f"{reference}: {cause}", remedy="dir: names a folder in Hugging Face's layout.")
+    if not any(next(folder.glob(pattern), None) for pattern in LAYOUT):
+        raise UserError(
+            f"{reference}: That folder holds no model and no tokenizer.",
+            cause=f"There is none of {', '.join(LAYOUT)} in it.",
+            remedy="dir: names a folder in Hugging Face's layout.",
+        )
     return folder
 
 
@@ -386,10 +379,10 @@ def _from_hub(reference: Reference) -> Artifact:
     wanted = ["*.safetensors", "*.json", "*.model", "*.jinja"]
     try:
         folder = Path(snapshot_download(reference.name, revision=reference.revision, allow_patterns=wanted))
-    except (HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, HTTPError, OSError) as error:
+    except (HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, HTTPError, OSError, ValueError) as error:
         raise UserError(
             f"{reference}: it cannot be fetched",
-            cause=str(error).splitlines()[0],
+            cause=(str(error).splitlines() or [type(error).__name__])[0],
             remedy="Check the name, your login (HF_TOKEN) and the network; or copy it by hand and say dir:<path>.",
         ) from None
     # The hub names a snapshot's folder after its commit, which is the digest of everything in it.

@@ -3,33 +3,38 @@
 The only importer of Hydra and OmegaConf. It answers the bare call and ``--help`` before anything
 heavy is imported, keeps free text out of Hydra's grammar, composes, and hands plain mappings on.
 
-Hydra chooses among configuration groups (stage, model, engine, tracker, pipeline, recipe) and parses
+Hydra chooses among configuration groups (stage, model, engine, tracker, launcher, pipeline, recipe) and parses
 plain values. Keys that carry text, paths or references never meet its grammar: they are taken from
 the command line as they are and laid over the composed mapping. No interpolation reads the environment.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from functools import cache
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
-from alignment import console
-from alignment.command_line import Request, read
+from alignment import console, files, signals
+from alignment.cluster.launcher import LauncherSettings
+from alignment.command_line import Request, at, lay, read
 from alignment.errors import UserError, nearest
+from alignment.plans import together
+from alignment.plans.together import SOLO
 from alignment.reporting import pages
 from alignment.settings import Settings, describe, execution, list_keys, place, raw_keys, reference_keys, text
 
 PACKAGE = Path(__file__).parent
 CONF = next(path for path in (PACKAGE / "_conf", PACKAGE.parent / "conf") if path.is_dir())
 RECIPES = next(path for path in (PACKAGE / "_data_recipes", PACKAGE.parent / "data_recipes") if path.is_dir())
-GROUPS = ("stage", "model", "engine", "endpoint", "tracker", "pipeline", "recipe")
-SOLO = "solo"
-"""The folder, where a pipeline's name would stand, of stages that are run on their own."""
+GROUPS = ("stage", "model", "engine", "endpoint", "tracker", "launcher", "pipeline", "recipe")
+
+MOST_RUNS = 1_000
+"""That one command line may stand for."""
 
 
 class Door(Settings):
@@ -40,11 +45,22 @@ class Door(Settings):
     force: bool = execution("make it again although it exists")
     dry_run: bool = execution("say what would be reused or made, how long and how large, and make nothing")
     debug: bool = execution("show the traceback of an error")
+    launcher: LauncherSettings = execution("who runs it: this process, or Slurm")
+    grid: float = execution("kg CO₂eq for each kWh of the electricity (docs/energy.md)", ge=0)
+    watts: float | None = execution(
+        "the power of a device that does not tell what it uses, a GPU or a machine's processors; null for unknown", gt=0
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The console script: exits with 0, with 2 on a :class:`UserError`, with 130 when interrupted."""
-    sys.exit(door(sys.argv[1:] if arguments is None else list(arguments)))
+    """The console script: exits with 0, with 2 on a :class:`UserError`, with 130 when interrupted.
+
+    Asked to stop by a scheduler (USR1, TERM) it ends with 85, and the same command goes on.
+    """
+    signals.listen()
+    code = together.enter(door, sys.argv[1:] if arguments is None else list(arguments))
+    signals.ignore()
+    sys.exit(code)
 
 
 def door(arguments: list[str]) -> int:
@@ -72,21 +88,15 @@ def door(arguments: list[str]) -> int:
             raise
         pages.complain(error)
         return 2
-    except OSError as error:
-        if debug:
-            raise
-        from alignment.files import disk_error
-
-        pages.complain(disk_error(error))
-        return 2
     except Exception as error:
-        from alignment.files import full_disk
-
-        told = full_disk(error)
+        told = files.disk_error(error) if isinstance(error, OSError) else files.full_disk(error)
         if debug or told is None:
             raise
         pages.complain(told)
         return 2
+    except signals.Preempted as stop:
+        console.say(f"\n{stop}. The same command goes on from there.", style="yellow")
+        return signals.REQUEUE
     except KeyboardInterrupt:
         console.say("\nInterrupted. The same command goes on from the last whole checkpoint.", style="yellow")
         return 130
@@ -109,7 +119,7 @@ def compose(stage: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
     values = _choose(stage, groups)
     for key, value in overrides.items():
         if key not in groups:
-            _lay(values, key, value)
+            lay(values, key, value)
     return {key: value for key, value in values.items() if key not in Door.model_fields}
 
 
@@ -173,16 +183,13 @@ def _register_recipe(option: str) -> str:
         name, path = option, RECIPES / f"{option}.yaml"
     else:
         name = "file_" + "".join(c if c.isalnum() else "_" for c in option)
-        path = Path(option).expanduser().resolve()
+        path = files.typed(option).resolve()
     from hydra.core.config_store import ConfigStore
 
     from alignment.data import recipe
 
     values = recipe.read_yaml(path)
-    root = Path(values.get("root") or ".")
-    ConfigStore.instance().store(
-        name=name, group="recipe", node={**values, "root": str((path.parent / root).resolve())}
-    )
+    ConfigStore.instance().store(name=name, group="recipe", node={**values, "root": str(recipe.root_of(values, path))})
     return name
 
 
@@ -200,7 +207,7 @@ def configure(request: Request) -> dict[str, Any]:
             values += [("model.weights", value), ("model.shape", None)]
         elif key == "reward" and "reward.model" in known and ":" in value:
             values.append(("reward.model", value))
-        elif key in GROUPS and not _is_raw(key, raw):
+        elif key in GROUPS and not _is_raw(key, raw) and any(name.partition(".")[0] == key for name in known):
             groups[key] = value
         elif not any(key == name or name.startswith(f"{key}.") or key.startswith(f"{name}.") for name in known):
             deeper = [name for name in known if name.rpartition(".")[2] == key]
@@ -210,7 +217,7 @@ def configure(request: Request) -> dict[str, Any]:
             values.append((key, _text_value(value, key in lists) if _is_raw(key, raw) else _parse_value(key, value)))
     composed = _choose(request.stage, groups)
     for key, parsed in values:
-        _lay(composed, key, parsed)
+        lay(composed, key, parsed)
     return composed
 
 
@@ -241,7 +248,7 @@ def _parse_override(key: str, value: str) -> Any:
 
     try:
         return OverridesParser.create().parse_override(f"{key}={value}")
-    except HydraException:
+    except (HydraException, RecursionError, ValueError):  # the last for more digits than Python reads
         raise UserError(f"{key}={value}: the value cannot be read", remedy="Quote text: '" + key + '="…"\'.') from None
 
 
@@ -251,36 +258,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     return value if value is None or isinstance(value, bool | int | float) else str(value)
-
-
-def _lay(values: dict[str, Any], key: str, value: Any) -> None:
-    """Set a dotted key; mappings are merged, everything else is replaced."""
-    if isinstance(value, Mapping) and isinstance(_at(values, key), dict):
-        for inner, item in value.items():
-            _lay(values, f"{key}.{inner}", item)
-        return
-    *path, leaf = key.split(".")
-    place: Any = values
-    for part in path:
-        place = place[int(part)] if isinstance(place, list) else place.setdefault(part, {})
-        if not isinstance(place, list | dict):
-            raise UserError(
-                f"{key}={value}: {part} is {place!r}, which has no parts",
-                remedy=f"Say {key} alone, or all of {part} at once: '{part}={{…}}'.",
-            )
-    if isinstance(place, list):
-        place[int(leaf)] = value
-    else:
-        place[leaf] = value
-
-
-def _at(values: Any, key: str) -> Any:
-    for part in key.split("."):
-        if isinstance(values, list):
-            values = values[int(part)] if part.isdigit() and int(part) < len(values) else None
-        else:
-            values = values.get(part) if isinstance(values, Mapping) else None
-    return values
 
 
 def _sweep(request: Request) -> list[Request]:
@@ -298,6 +275,9 @@ def _sweep(request: Request) -> list[Request]:
             choices.append([(key, part.strip()) for part in value.split(",")])
         else:
             choices.append([(key, value)] if _is_raw(key, raw) else [(key, part) for part in _sweep_values(key, value)])
+    runs = len(stages) * math.prod(map(len, choices))
+    if runs > MOST_RUNS:
+        raise UserError(f"-m: {runs:,} runs, or more", remedy=f"At most {MOST_RUNS:,} are made by one command.")
     return [Request(stage=stage, overrides=list(chosen)) for stage in stages for chosen in product(*choices)]
 
 
@@ -306,7 +286,7 @@ def _sweep_values(key: str, value: str) -> list[str]:
     parsed = _parse_override(key, value)
     if not parsed.is_sweep_override():
         return [value]
-    return [str(part) for part in parsed.sweep_string_iterator()]
+    return [str(part) for part in islice(parsed.sweep_string_iterator(), MOST_RUNS + 1)]
 
 
 # ── running ──────────────────────────────────────────────────────────────────────────────────────
@@ -324,35 +304,41 @@ def _checked(request: Request) -> tuple[Request, Door, dict[str, Any]]:
 def _run(request: Request, entrance: Door, values: dict[str, Any]) -> None:
     from alignment import pipeline
     from alignment.commands import COMMANDS
+    from alignment.energy.record import Stated
+    from alignment.plans import launch
+    from alignment.plans.planned import describe_plan
     from alignment.plans.step import Step
     from alignment.store import Store
 
     assert request.stage is not None
     name = request.stage.partition("/")[0]
-    store = Store(Path(entrance.store).expanduser())
+    store = Store(files.typed(entrance.store))
     shared: dict[str, Any] = {key: values[key] for key in ("engine", "tracker") if key in values}
-    maker = pipeline.Maker(store, compose, shared, patient=not entrance.dry_run)
+    stated = Stated(entrance.watts, entrance.grid)
+    maker = pipeline.Maker(store, compose, shared, patient=not entrance.dry_run, stated=stated)
+    if name in COMMANDS:
+        launch.refuse_command(entrance.launcher, name)
+        module = pipeline.load_stage(name)
+        settings = module.Settings.parse(values, f"stage={name}")
+        inputs = maker.inputs_of(settings)
+        signals.restore()
+        module.run(settings, inputs, store)
+        return
     if name == "pipeline":
         settings = pipeline.Settings.parse(values, "stage=pipeline")
         title = request.value("pipeline", "mini")
-        pipeline.run(maker, title, settings.pipeline, force=entrance.force, dry_run=entrance.dry_run)
-    elif name in COMMANDS:
-        module = pipeline.load_stage(name)
-        settings = module.Settings.parse(values, f"stage={name}")
-        module.run(settings, maker.inputs_of(settings), store)
+        planned = pipeline.wanted(maker, title, settings.pipeline, settings.only)
     else:
-        step = Step(entrance.name or name, name, values)
-        planned = maker.plan_composed(SOLO, step, values)
-        if entrance.dry_run:
-            pipeline.describe_plan([planned])
-            return
-        reused = planned.state == "reuse" and not entrance.force
-        artifact = maker.make(planned, force=entrance.force)
-        if artifact.headline_text:
-            console.say(artifact.headline_text)
-        if reused and entrance.name not in (None, artifact.step):
-            console.say(f"it was made under another name: latest:{artifact.step}", style="yellow")
-        console.say(f"{'reused' if reused else 'finished'}: run:{artifact.path}")
+        planned = [maker.plan_composed(SOLO, Step(entrance.name or name, name, values), values)]
+    launch.check(entrance.launcher, planned)
+    if launch.wanted(entrance.launcher, planned, force=entrance.force):
+        launch.submit(planned, entrance.launcher, request, store.root, force=entrance.force, dry_run=entrance.dry_run)
+    elif entrance.dry_run:
+        describe_plan(planned)
+    elif name == "pipeline":
+        pipeline.run(maker, title, settings, planned, force=entrance.force)
+    else:
+        pipeline.run_one(maker, planned[0], entrance.name, force=entrance.force)
 
 
 # ── what is printed ──────────────────────────────────────────────────────────────────────────────
@@ -373,7 +359,7 @@ def _explain(request: Request) -> None:
         presets=[option for option in options("stage") if option.startswith(f"{name}/")],
         groups={group: options(group) for group in chosen},
         sections={"keys of this stage": settings_class(request.stage), "keys of every stage": Door},
-        value_of=lambda key: _at(values, key),
+        value_of=lambda key: at(values, key),
     )
 
 

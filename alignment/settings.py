@@ -17,13 +17,17 @@ composed configuration is the whole truth. Importing this module costs pydantic 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from alignment.errors import UserError, nearest
+from alignment.errors import UserError, nearest, secrets_of_environment
+
+ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://[^/@\s]+@\S*", re.IGNORECASE)
+"""An address that begins with a name or password."""
 
 Role = Literal["identity", "execution", "reference", "text"]
 
@@ -62,17 +66,35 @@ def place(doc: str, **bounds: Any) -> Any:
 
 
 class Settings(BaseModel):
-    """Frozen, unknown keys refused, no coercion of one type into another beyond int → float."""
+    """Frozen, unknown keys refused, no coercion of one type into another beyond int → float, numbers finite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=(), allow_inf_nan=False)
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], where: str = "settings"):
-        """Validate a plain mapping. Raises :class:`UserError` naming each key by its dotted path."""
+        """Validate a plain mapping. Raises :class:`UserError` naming each key by its dotted path.
+
+        Settings are kept in records and told to trackers: a key or password in one of them is refused.
+        """
+        _refuse_secrets(values, where, secrets_of_environment())
         try:
             return cls.model_validate(values)
         except ValidationError as error:
             raise _explain(cls, error, where) from None
+
+
+def _refuse_secrets(values: Any, where: str, secrets: Mapping[str, str], key: str = "") -> None:
+    inner = values.items() if isinstance(values, Mapping) else enumerate(values) if isinstance(values, list) else ()
+    for name, value in inner:
+        _refuse_secrets(value, where, secrets, f"{key}.{name}" if key else str(name))
+    if isinstance(values, str):
+        told = next((name for name, secret in secrets.items() if secret in values), None)
+        if told is not None or ADDRESS.fullmatch(values):
+            raise UserError(
+                f"{key}: holds {f'the value of {told}' if told else 'an address with a name or password in it'}",
+                cause=f"({where}) Settings are kept in records and told to trackers.",
+                remedy="Keys and passwords stand in the environment alone, or in ~/.netrc.",
+            )
 
 
 def reference_keys(model: type[Settings]) -> set[str]:

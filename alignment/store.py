@@ -19,7 +19,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,6 +33,8 @@ Scheme = Literal["step", "latest", "run", "dir", "hf", "mini", "gold", "raters",
 
 GOLD = ("overall", "helpfulness", "safety")
 CHECKS = ("exact", "gsm8k", "ifeval")
+NAME = re.compile(r"[^\x00-\x1f\x7f/\\.\-][^\x00-\x1f\x7f/\\]{0,99}")
+"""What may name a folder: neither a way to another one, nor what a program would take for a flag."""
 ADDRESS = re.compile(r"(?:https?://)?(?:[\w.-]+|\[[0-9a-fA-F:]+\]):([0-9]{1,5})/?")
 """Where a scorer is served; the group is its port."""
 
@@ -53,7 +54,7 @@ class Reference:
 def parse_reference(spelling: str) -> Reference:
     """``"hf:google/gemma-2-2b@main"`` → its parts. Raises :class:`UserError` on anything else."""
     scheme, colon, name = spelling.partition(":")
-    if not colon or scheme not in get_args(Scheme) or not name:
+    if not colon or scheme not in get_args(Scheme) or not name or "\0" in name:
         raise UserError(
             f"{spelling!r} is not a reference",
             cause="A reference names what a stage reads: step:<step>, latest:<stage>, run:<path>, dir:<path>, "
@@ -89,7 +90,13 @@ class Store:
         self.root = root
 
     def folder(self, pipeline: str, step: str, fingerprint: str) -> Path:
-        """Where the artifact of this fingerprint lies, or will lie."""
+        """Where the artifact of this fingerprint lies, or will lie. Raises :class:`UserError` for no folder's name."""
+        for name in (pipeline, step):
+            if not NAME.fullmatch(name) or not name.isprintable():
+                raise UserError(
+                    f"name={name!r} cannot be a folder's name",
+                    cause="It has 1 to 100 printable characters, no slash, and begins with neither a dot nor a dash.",
+                )
         return self.root / pipeline / f"{step}-{fingerprint[:8]}"
 
     def folders(self) -> Iterator[Path]:
@@ -105,9 +112,9 @@ class Store:
     def find(self, fingerprint: str) -> Artifact | None:
         """The finished artifact with this fingerprint, whichever pipeline made it."""
         for path in self.root.glob(f"*/*-{fingerprint[:8]}"):
-            record = path / artifacts.RECORD
-            if record.is_file() and json.loads(record.read_text()).get("fingerprint") == fingerprint:
-                return artifacts.load(path)
+            found = artifacts.load(path) if (path / artifacts.RECORD).is_file() else None
+            if found is not None and found.fingerprint == fingerprint:
+                return found
         return None
 
     def latest(self, name: str) -> Artifact:

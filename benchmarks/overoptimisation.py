@@ -46,7 +46,11 @@ ENGINE = resolve(
         layout="auto",
         gradient_checkpointing=False,
         zero=0,
+        processes="any",
+        offload=False,
+        gather=True,
         loss_chunk=1024,
+        watchdog_minutes=None,
     )
 )
 GROUP, PROMPTS, BETA, ANSWER = 4, 32, 0.02, 48

@@ -88,6 +88,7 @@ def ours(tokenizer: Tokenizer, rows: list[PairRow], steps: int, folder: Path) ->
     numbers = Optimisation(
         batch=BATCH, epochs=None, steps=steps, learning_rate=5e-4, final_rate=0.1, warmup_share=0.0, warmup_at_least=1,
         weight_decay=0.1, beta1=0.9, beta2=0.95, epsilon=1e-5, clip_norm=1.0, length_window=WINDOW,
+        snapshots=None,
         checkpoint_steps=10_000,
     )  # fmt: skip
     gathered = PairRows.gather(rows)
@@ -179,7 +180,11 @@ def engine_settings() -> EngineSettings:
         layout="auto",
         gradient_checkpointing=False,
         zero=0,
+        processes="any",
+        offload=False,
+        gather=True,
         loss_chunk=1024,
+        watchdog_minutes=None,
     )
 
 

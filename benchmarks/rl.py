@@ -109,7 +109,7 @@ def material(folder: Path, *, steps: int, threads: int, precision: Any) -> Job:
     torch.set_num_threads(threads)
     settings = EngineSettings(
         device="cpu", precision=precision, micro_batch=None, layout="auto", gradient_checkpointing=False, zero=0,
-        loss_chunk=1024,
+        processes="any", offload=False, gather=True, loss_chunk=1024, watchdog_minutes=None,
     )  # fmt: skip
     engine = resolve(settings)
     conversations = [one for one in corpus.conversations(World(0, 40), CONVERSATIONS, 0, 0.5) if len(one.messages) == 2]
@@ -158,6 +158,7 @@ def educated(tokenizer: Tokenizer, conversations: Sequence[Conversation], engine
         numbers=Optimisation(
             batch=64, epochs=None, steps=LESSONS, learning_rate=3e-3, final_rate=0.1, warmup_share=0.1,
             warmup_at_least=1, weight_decay=0.1, beta1=0.9, beta2=0.95, epsilon=1e-8, clip_norm=1.0, length_window=16,
+            snapshots=None,
             checkpoint_steps=10_000,
         ),
         engine=engine,

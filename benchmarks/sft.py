@@ -56,7 +56,8 @@ def ours(tokenizer: Tokenizer, rows: TokenRows, steps: int, folder: Path) -> flo
     settings = engine_settings()
     numbers = Optimisation(
         batch=BATCH, epochs=None, steps=steps, learning_rate=1e-3, final_rate=0.1, warmup_share=0.0, warmup_at_least=1,
-        weight_decay=0.1, beta1=0.9, beta2=0.95, epsilon=1e-8, clip_norm=1.0, length_window=16, checkpoint_steps=10_000,
+        weight_decay=0.1, beta1=0.9, beta2=0.95, epsilon=1e-8, clip_norm=1.0, length_window=16, snapshots=None,
+        checkpoint_steps=10_000,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as out:
         trained = supervised.train(
@@ -122,7 +123,11 @@ def engine_settings() -> EngineSettings:
         layout="auto",
         gradient_checkpointing=False,
         zero=0,
+        processes="any",
+        offload=False,
+        gather=True,
         loss_chunk=1024,
+        watchdog_minutes=None,
     )
 
 

@@ -27,10 +27,12 @@ def run(
     prompts: str = "q" * 64,
     reward: str = "r" * 64,
     held: int = 300,
+    reference: str | None = None,
 ) -> Artifact:
     """A run whose looks are (step, KL, reward, gold)."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = [{"step": s, "kl": kl, "reward": r, "others": {"gold:overall": gold}} for s, kl, r, gold in looks]
+    told = {} if reference is None else {"watching.reference": Parent("step:sft", reference, "")}
     (folder / "front.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return Artifact(
         folder,
@@ -38,7 +40,7 @@ def run(
         "rl",
         folder.name,
         f"{folder.name:0>64}",
-        parents=_parents(policy=policy, prompts=prompts) | {"reward.model": Parent("step:reward", reward, "")},
+        parents=_parents(policy=policy, prompts=prompts) | {"reward.model": Parent("step:reward", reward, "")} | told,
         settings={"watching": {"prompts": held, "keep": "last"}, "drawing": {"temperature": 1.0}},
         metrics={"steps": float(looks[-1][0])},
     )

@@ -12,10 +12,13 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "alignment"
 
 FLOORS = (
-    ("errors", "settings", "files", "console", "artifacts", "store", "parts", "command_line"),
+    (
+        *("errors", "settings", "files", "console", "artifacts", "store", "parts", "command_line"),
+        *("ranks", "signals", "energy"),
+    ),
     ("chat", "objectives", "merging.kernels", "merging.front"),
-    ("gemma", "data", "miniature", "merging"),
-    ("sampling", "training"),
+    ("gemma", "data", "miniature", "merging", "cluster"),
+    ("sampling", "training", "estimate"),
     ("scoring",),
     ("rl", "evals", "reporting", "release"),
     ("stages", "commands"),

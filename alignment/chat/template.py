@@ -103,7 +103,7 @@ def write(directory: Path, tokenizer: Tokenizer, schema: str = "gemma2") -> Path
     tokenizer.save(directory)
     file = directory / FILE
     file.write_text(jinja(tokenizer, schema), encoding="utf-8")
-    stranger = AutoTokenizer.from_pretrained(directory)
+    stranger = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     names = "".join(tokenizer.control_spellings)
     turns = messages(
         ("system", " Be brief."),

@@ -130,7 +130,22 @@ def load(path: Path) -> Tokenizer:
 
     Raises UserError for what cannot be read, has no turn markers, or lacks a pad, eos or bos of its own.
     """
-    path = Path(path)
+    try:
+        return _load(Path(path))
+    except UserError:
+        raise
+    except BaseException as error:
+        # Whatever a malformed file leads to, in Python and in Rust, whose panics are no Exception.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise UserError(
+            f"the tokenizer {path} cannot be used",
+            cause=f"{type(error).__name__}: {error}",
+            remedy="Copy it again, or give a directory with a tokenizer.json that transformers reads.",
+        ) from error
+
+
+def _load(path: Path) -> Tokenizer:
     if path.is_dir():
         if (path / "tokenizer.json").is_file():
             return _from_directory(path)

@@ -6,10 +6,12 @@ A command is a module of this folder with ``Settings`` (importable without torch
 
 COMMANDS: dict[str, str] = {
     "chat": "talk to a model in the terminal, or ask it one thing with prompt=…",
+    "status": "show how steps fare: progress, what is queued and why, what has failed, with Slurm or without",
     "show": "print an artifact: lineage, settings, metrics, and what is inside",
     "annotate": "write the file in which people compare pairs of answers, and what they are told",
     "vet": "have a person judge a blinded sample of answers, human and model mixed, and import the verdicts",
     "view": "make the W&B workspace that a report defined, for a pipeline's runs that are on the server",
     "serve": "serve a reward model over HTTP, for training on other machines and for other tools",
+    "estimate": "say what a run would take: memory of each GPU, what passes between them, the least that it fits",
     "prune": "free the disk of what nothing was made from and nobody needs to resume",
 }

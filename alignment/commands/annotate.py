@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
 
 from alignment import console, files
 from alignment.artifacts import Artifact
@@ -27,7 +26,7 @@ def run(settings: Settings, inputs: dict[str, Artifact], store: Store) -> None:
     from alignment.data import annotations, guidelines, pairs, spreadsheet
 
     told = guidelines.guideline(settings.guideline)
-    out = Path(settings.out).expanduser()
+    out = files.typed(settings.out)
     beside = out.with_suffix(".guideline.txt")
     for path in (out, beside):
         if path.exists():

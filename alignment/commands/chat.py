@@ -44,7 +44,7 @@ def run(settings: Settings, inputs: dict[str, Artifact], store: Store) -> None:
         talk = Talk(settings, policy, sampler)
         console.console().print(talk.answer(settings.prompt), markup=False, soft_wrap=True)
         return
-    console.say(f"[dim]{inputs['model'].path}  {HELP}[/dim]")
+    console.say(f"[dim]{console.plain(inputs['model'].path)}  {HELP}[/dim]")
     talk = Talk(settings, policy, sampler)
     while True:
         try:

@@ -32,7 +32,8 @@ def run(settings: Settings, inputs: dict[str, Artifact], store: Store) -> None:
     if target.kind == "dataset":
         inside.dataset(target, settings.examples, store)
     if target.kind == "foreign":
-        console.say(f"[dim]{target.path}: not made here, so it has no lineage; digest {target.fingerprint[:16]}[/dim]")
+        path, digest = console.plain(target.path), target.fingerprint[:16]
+        console.say(f"[dim]{path}: not made here, so it has no lineage; digest {digest}[/dim]")
     else:
         lineage.record(target)
     if (target.path / "config.json").is_file():

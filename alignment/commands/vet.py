@@ -61,7 +61,7 @@ class Line(NamedTuple):
 def run(settings: Settings, inputs: dict[str, Artifact], store: Store) -> None:
     """Export where ``dataset`` is given, import where ``verdicts`` is. Raises :class:`UserError` otherwise."""
     if settings.verdicts is not None and settings.dataset is None and settings.model_dataset is None:
-        take_in(Path(settings.verdicts).expanduser(), store, settings.confidence)
+        take_in(files.typed(settings.verdicts), store, settings.confidence)
     elif settings.verdicts is None and settings.dataset is not None:
         hand_out(settings, inputs, store)
     else:
@@ -156,7 +156,7 @@ def _sample(artifact: Artifact, split: Literal["train", "valid", "test"], count:
 
 def _target(out: str | None) -> Path:
     """Where to export to. Raises :class:`UserError` for a file that exists."""
-    path = Path(_known_suffix("out", out)).expanduser()
+    path = files.typed(_known_suffix("out", out))
     if path.exists():
         raise UserError(
             f"out={out}: is there already",

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from alignment import parts
 from alignment.chat import tokenizers
 from alignment.data import assemble, hub, ledger, readers, store, world
 from alignment.data.ledger import Member, Origin, Tally, Verdict
@@ -23,7 +24,6 @@ from alignment.data.statistics import Statistics, Terms
 from alignment.data.store import Card, Writer
 from alignment.errors import DataError, UserError
 from alignment.files import digest_file, digest_json
-from alignment.parts import FOLDER
 
 World = dict[str, int]
 """Seed and residents of a miniature world."""
@@ -74,7 +74,7 @@ def build(
     read = _prepare(recipe, shards, around, progress)
     card = _write(recipe, out, shards, read, around, progress)
     store.write_card(out, card)
-    shutil.rmtree(out / FOLDER)
+    shutil.rmtree(out / parts.FOLDER)
     return card
 
 
@@ -131,7 +131,7 @@ def _prepare(recipe: Recipe, shards: Shards, around: Surroundings, progress: Pro
             scorer = around.scorers[recipe.filters.index(one.scored)]
             run_scored(paths, one, shards, recipe, scorer)
         else:
-            jobs = (Job(path, before=before) for before, path in paths if not path.is_file())
+            jobs = (Job(path, before=before) for before, path in paths if not parts.is_whole(path))
             run_pass(jobs, (recipe, one, against, shards), around.workers, lambda rows: None)
     return read
 
@@ -165,7 +165,7 @@ def _read_source(
 
     def wanted() -> Iterator[Job]:
         for job in raw_jobs(counted(), place, source, several, shards):
-            if job.path.is_file():
+            if parts.is_whole(job.path):
                 told(len(job.raws))
             else:
                 yield job

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
+from alignment import files
 from alignment.errors import UserError, nearest
 
 _COLUMNS = """\
@@ -49,7 +48,7 @@ def guideline(name: str) -> str:
     """The shipped wording of that name, or a text file of the user's, with what the columns mean below it."""
     if name in SHIPPED:
         return f"{SHIPPED[name]}\n{_COLUMNS}"
-    path = Path(name).expanduser()
+    path = files.typed(name)
     if not path.is_file():
         raise UserError(
             f"guideline={name}: there is no such guideline and no such file", remedy=nearest(name, tuple(SHIPPED))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 
 import datasets
 from datasets.exceptions import DatasetsError
@@ -16,7 +15,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from alignment.data.rows import Raw
 from alignment.data.sources import Hub
 from alignment.errors import DataError
-from alignment.files import digest_folder, digest_json
+from alignment.files import digest_folder, digest_json, typed
 
 
 def commit(hub: Hub) -> str:
@@ -24,7 +23,7 @@ def commit(hub: Hub) -> str:
 
     Raises :class:`DataError` where the hub cannot be asked.
     """
-    folder = Path(hub.repository).expanduser()
+    folder = typed(hub.repository)
     if folder.is_dir():
         return digest_json(digest_folder(folder))
     if re.fullmatch(r"[0-9a-f]{40}", hub.revision):
@@ -54,7 +53,7 @@ def read(hub: Hub) -> Iterator[Raw]:
     folder = hub.subset if hub.subset and hub.subset.endswith("/") else None
     number = 0
     try:
-        local = Path(hub.repository).expanduser()
+        local = typed(hub.repository)
         rows = datasets.load_dataset(
             str(local) if local.is_dir() else hub.repository,
             None if folder else hub.subset,

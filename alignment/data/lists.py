@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from alignment import files
 from alignment.errors import DataError, UserError, nearest
 
 PACKAGE = Path(__file__).parents[1]
@@ -17,7 +18,7 @@ FOLDER = RECIPES / "lists"
 
 def locate(own: str | None, shipped: str) -> Path:
     """The user's file, or the shipped one for null. Raises :class:`UserError` where the file is not there."""
-    path = FOLDER / shipped if own is None else Path(own).expanduser()
+    path = FOLDER / shipped if own is None else files.typed(own)
     if not path.is_file():
         beside = sorted(other.name for other in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         raise UserError(f"{path}: there is no such file", remedy=nearest(path.name, beside))
@@ -30,6 +31,9 @@ def read(path: Path, remedy: str = f"Begin with a copy of one of {FOLDER}.") -> 
         values = yaml.load(path.read_text(encoding="utf-8"), _EachKeyOnce)
     except UnicodeDecodeError as error:
         raise DataError(str(path), f"byte {error.start} is not UTF-8", remedy="Save the file as UTF-8.") from None
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        # What PyYAML lets through: a date that is none, a tag on a value that it does not fit, endless brackets.
+        raise DataError(str(path), f"is not YAML: {type(error).__name__}: {error}") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
@@ -40,11 +44,30 @@ def read(path: Path, remedy: str = f"Begin with a copy of one of {FOLDER}.") -> 
 
 
 class _EachKeyOnce(yaml.SafeLoader):
-    """Refuses a key that stands twice, of which YAML would silently keep the last."""
+    """Refuses a key that stands twice, of which YAML would silently keep the last, and one that is no plain value.
+
+    Aliases are refused: a few lines of them stand for more than any memory holds, or for themselves.
+    """
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(
+                None, None, "an alias (*) is not read: write out what it stands for", mark
+            )
+        return super().compose_node(parent, index)
+
+    def construct_scalar(self, node: yaml.ScalarNode) -> str:
+        value = super().construct_scalar(node)
+        if "\0" in value or value != value.encode(errors="replace").decode():
+            raise yaml.constructor.ConstructorError(None, None, "an escape is no text", node.start_mark)
+        return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Any] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key is not a plain value", key.start_mark)
             if key.value in seen:
                 problem = f"the key {key.value!r} stands twice"
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)

@@ -39,6 +39,9 @@ _SPACE = re.compile(r"\s*")
 LONGEST_LINE = 1 << 26
 """Bytes of a JSON line, 64 MiB. A longer one is not a row but a file of another layout, and would not fit."""
 
+LONGEST_FILE = 1 << 32
+"""Bytes of a file that is held whole, 4 GiB once it is unpacked: a small archive may stand for more than any memory."""
+
 Numbered = Iterator[tuple[int, Any]]
 """Rows with the line (from 1) on which each begins; in a parquet file, the row's number."""
 
@@ -111,6 +114,21 @@ def text_lines(path: Path, longest: int = sys.maxsize - 1) -> Iterator[tuple[int
             ) from None
 
 
+def _whole(path: Path) -> str:
+    """All of a text. Raises :class:`DataError` for one that would fill the memory."""
+    lines, size = [], 0
+    for _, line in text_lines(path, LONGEST_FILE):
+        lines.append(line)
+        size += len(line)
+        if size > LONGEST_FILE:
+            raise DataError(
+                str(path),
+                f"is longer than {LONGEST_FILE:,} bytes, and would be held whole",
+                remedy="Divide it, or make it JSON lines, which are read one at a time.",
+            )
+    return "".join(lines)
+
+
 def read_jsonl(path: Path) -> Numbered:
     """A JSON value a line; blank lines are no rows."""
     for number, line in text_lines(path, LONGEST_LINE):
@@ -124,7 +142,7 @@ def read_jsonl(path: Path) -> Numbered:
 
 def read_json(path: Path) -> Numbered:
     """One JSON array, an element a row; or one JSON object, which is the only row."""
-    text = "".join(line for _, line in text_lines(path))
+    text = _whole(path)
     start = _skip(text, 0)
     if start == len(text):
         return
@@ -162,8 +180,8 @@ def read_json(path: Path) -> Numbered:
 def read_csv(path: Path) -> Numbered:
     """A header line, then a record a row; every record has the header's number of fields."""
     # The csv module's own limit, 128 KiB a field, is less than a long conversation.
-    csv.field_size_limit(sys.maxsize)
-    records = csv.reader((line for _, line in text_lines(path)), strict=True)
+    csv.field_size_limit(LONGEST_LINE)
+    records = csv.reader((line for _, line in text_lines(path, LONGEST_LINE)), strict=True)
     begins = 1
     try:
         header = next(records, [])
@@ -198,18 +216,19 @@ def read_parquet(path: Path) -> Numbered:
                 for value in batch.to_pylist():
                     number += 1
                     yield number, value
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, ValueError, OverflowError) as error:
+        # The last two are of dates that Python has not, and of text that is not UTF-8.
         raise DataError(
             f"{path}:{number + 1}" if number else str(path),
             "is not a whole parquet file",
-            cause=str(error).splitlines()[0],
+            cause=(str(error).splitlines() or [type(error).__name__])[0],
             remedy="Fetch the file again, or declare the source's real `reader`.",
         ) from None
 
 
 def read_text(path: Path) -> Numbered:
     """The whole file as one row, ``{"text": …}``; CRLF line ends become LF."""
-    text = "".join(line for _, line in text_lines(path)).replace("\r\n", "\n")
+    text = _whole(path).replace("\r\n", "\n")
     if text.strip():
         yield 1, {"text": text}
 

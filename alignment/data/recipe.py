@@ -18,7 +18,7 @@ from alignment.data import lists
 from alignment.data.filters import use
 from alignment.data.filters.use import Use
 from alignment.data.rows import Kind
-from alignment.data.sources import Source, check_source, resolve
+from alignment.data.sources import Source, check_repository, check_source, resolve
 from alignment.errors import DataError, UserError, nearest
 from alignment.files import digest_json
 from alignment.settings import Settings, identity, place
@@ -176,6 +176,21 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"recipe {path}: {error.strerror}", remedy=nearest(path.stem, known)) from None
 
 
+def root_of(values: Mapping[str, Any], path: Path) -> Path:
+    """The folder below which a recipe file's sources lie: its own, or one in it. Raises :class:`UserError`.
+
+    A file that came from elsewhere cannot open the disk to itself; who runs it can, with ``recipe.root=<folder>``.
+    """
+    said = values.get("root")
+    if said is not None and (not isinstance(said, str) or said.startswith("/") or ".." in Path(said).parts):
+        raise UserError(
+            f"root={said!r}: leads out of the recipe's folder",
+            cause=f"({path}) A recipe reads what lies beside it or below.",
+            remedy="Leave it out, and say recipe.root=<folder> on the command line.",
+        )
+    return (path.parent / (said or ".")).resolve()
+
+
 def load(path: Path) -> Recipe:
     """Read and validate a recipe file. Raises :class:`UserError` with the key, or as :func:`read_yaml`."""
     return Recipe.parse(read_yaml(path), str(path))
@@ -187,4 +202,7 @@ def local_files(recipe: Recipe, base: Path) -> list[Path]:
     ``base`` is the recipe's folder. Raises :class:`UserError` for a file that is not there.
     """
     everything = [*recipe.sources, *(one for each in recipe.filters or [] for one in each.against or [])]
+    for source in everything:
+        if source.hub:
+            check_repository(source.hub, recipe.root, base)
     return [path for source in everything if source.files for path, _ in resolve(source.files, recipe.root, base)]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from alignment import ranks
 from alignment.errors import UserError
 
 FILE = "seen.npy"
@@ -24,6 +25,8 @@ def numbers(keys: Iterable[str]) -> np.ndarray:
 
 def write(out: Path, keys: Iterable[str], parents: Iterable[Path]) -> None:
     """Record the keys of this training and those of the artifacts it started from."""
+    if not ranks.is_main():
+        return
     inherited = [read(parent) for parent in parents]
     np.save(out / FILE, np.unique(np.concatenate([numbers(keys), *inherited])), allow_pickle=False)
 

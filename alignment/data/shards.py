@@ -23,7 +23,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from alignment import files
+from alignment import files, parts, signals
 from alignment.data import prepare
 from alignment.data.filters.table import SCORED
 from alignment.data.filters.use import NEAR, Use
@@ -32,7 +32,7 @@ from alignment.data.recipe import Recipe
 from alignment.data.rows import Kind, Raw, Row
 from alignment.data.sources import Source
 from alignment.errors import UserError
-from alignment.parts import FOLDER, batches
+from alignment.parts import batches
 
 ROWS = 2_000
 """Source rows in a shard: what is held in memory at once by each process, and lost when it is killed."""
@@ -64,7 +64,7 @@ class Shards:
     """The records of a build, below ``out/parts``: a folder for every pass, a file for every shard."""
 
     def __init__(self, out: Path, kind: Kind) -> None:
-        self.folder, self.kind = out / FOLDER, kind
+        self.folder, self.kind = out / parts.FOLDER, kind
 
     def begin(self, stamp: str) -> None:
         """Keep the shards of an earlier start if they were made from the same things (``stamp``), or none."""
@@ -84,11 +84,12 @@ class Shards:
         sink = pa.BufferOutputStream()
         with pa.CompressedOutputStream(sink, "zstd") as packed:
             packed.write("\n".join(lines).encode())
-        files.write_atomic(path, sink.getvalue().to_pybytes())
+        parts.write(path, sink.getvalue().to_pybytes())
 
     def read(self, path: Path) -> list[Record]:
         """The records of a shard."""
-        with pa.OSFile(str(path)) as file, pa.CompressedInputStream(file, "zstd") as packed:
+        source = pa.BufferReader(parts.read(path))
+        with pa.CompressedInputStream(source, "zstd") as packed:
             lines = packed.read().decode().split("\n")
         return [prepare.load(json.loads(line), self.kind) for line in lines if line]
 
@@ -130,6 +131,7 @@ _worker: Worker | UserError
 def _start(*arguments: Any) -> None:
     """What a new process does first. An error is kept for the first job, which is where it can be told."""
     global _worker
+    signals.ignore()  # A scheduler tells every process; it is the parent's to end.
     threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
     try:
         _worker = Worker(*arguments)
@@ -159,13 +161,19 @@ def run_pass(
     """Do every job, here or in ``workers`` processes; ``on_done`` is told the source rows of each as it ends.
 
     Jobs are taken from ``jobs`` as they can be done, so that memory does not grow with their number. An error of
-    a job is raised in the order of the jobs, after which nothing more is started.
+    a job is raised in the order of the jobs, after which nothing more is started. Asked to stop (``signals.py``), it
+    ends after the shards that are being written.
     """
+
+    def told(rows: int) -> None:
+        on_done(rows)
+        signals.heed("after a shard")
+
     if workers == 1:
         worker: Worker | None = None
         for job in jobs:
             worker = worker or Worker(*arguments)
-            on_done(worker.do(job))
+            told(worker.do(job))
         return
     spawn = multiprocessing.get_context("spawn")
     waiting: deque[Future[int]] = deque()
@@ -174,9 +182,9 @@ def run_pass(
         for job in jobs:
             waiting.append(pool.submit(_do, job))
             if len(waiting) > 2 * workers:
-                on_done(waiting.popleft().result())
+                told(waiting.popleft().result())
         while waiting:
-            on_done(waiting.popleft().result())
+            told(waiting.popleft().result())
     except BrokenProcessPool:
         raise UserError(
             f"workers={workers}: a process that filtered rows was killed",
@@ -192,10 +200,11 @@ def run_scored(paths: Sequence[tuple[Path, Path]], one: Pass, shards: Shards, re
     assert one.scored is not None
     sealer = Preparer(recipe, (), {}, one.last)
     for before, path in paths:
-        if not path.is_file():
+        if not parts.is_whole(path):
             records = shards.read(before)
             prepare.score(records, one.scored, scores)
             shards.write(path, sealer.filter(records))
+            signals.heed("after a shard")
 
 
 def raw_jobs(raws: Iterator[Raw], place: int, source: Source, several_files: bool, shards: Shards) -> Iterator[Job]:

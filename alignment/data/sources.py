@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 from alignment.data import formats
 from alignment.data.rows import Kind, Split
 from alignment.errors import UserError, nearest
+from alignment.files import typed
 from alignment.miniature.raters import Aspect
 from alignment.miniature.settings import Miniature
 from alignment.miniature.world import Split as Pool
@@ -128,6 +129,11 @@ def resolve(files: Files, root: str | None, base: Path) -> list[tuple[Path, str]
                 remedy="Write the path relative to the root, or move the file there.",
             )
         matches = sorted(target.parent.glob(target.name)) if "*" in target.name else [target]
+        if root and not all(path.resolve().is_relative_to(folder) for path in matches):
+            raise UserError(
+                f"{spelling}: a file of that name is a link that leads out of {folder}",
+                remedy="Put the file itself there: `cp -L` copies what links lead to.",
+            )
         if not matches or not matches[0].is_file():
             beside = sorted(p.name for p in target.parent.iterdir()) if target.parent.is_dir() else []
             raise UserError(
@@ -137,6 +143,18 @@ def resolve(files: Files, root: str | None, base: Path) -> list[tuple[Path, str]
             )
         found += [(path, str(Path(spelling).parent / path.name)) for path in matches]
     return found
+
+
+def check_repository(hub: Hub, root: str | None, base: Path) -> None:
+    """Refuse a repository that is a directory here and lies outside of the ``root`` that a recipe is given."""
+    local, folder = typed(hub.repository), (base / root if root else base).resolve()
+    if root and local.is_dir() and not local.resolve().is_relative_to(folder):
+        raise UserError(
+            f"{hub.repository}: lies outside of {folder}",
+            cause="It is a directory of this machine, and a recipe that is given a root reads below it only.",
+            remedy="recipe.root=<folder> names another root; a repository of the hub is read where no directory here "
+            "has its name.",
+        )
 
 
 def check_source(source: Source, kind: Kind, key: str, where: str) -> None:

@@ -150,8 +150,7 @@ class Store:
         self._places: dict[str, tuple[str, int]] = {}
         for file in self._digests:
             with _whole(folder / file):
-                names = _names(folder / file)
-            self._places |= {name: (file, place) for place, name in enumerate(names)}
+                self._places |= {name: (file, place) for place, name in enumerate(_names(folder / file))}
 
     @classmethod
     def open(cls, directory: Path) -> Store:
@@ -163,10 +162,16 @@ class Store:
                 cause=f"It holds no {FOLDER}/{INDEX}.",
                 remedy="`stage=teach top_k=64` stores them, with a teacher that is a model here.",
             )
-        index = json.loads(path.read_text(encoding="utf-8"))
-        if index["version"] != VERSION:
-            raise UserError(f"{path}: version {index['version']}, and this program reads {VERSION}")
-        return cls(path.parent, index)
+        with _whole(path):
+            index = json.loads(path.read_text(encoding="utf-8"))
+            version = index["version"]
+            outside = [shard["file"] for shard in index["shards"] if Path(shard["file"]).name != shard["file"]]
+        if version != VERSION:
+            raise UserError(f"{path}: version {version}, and this program reads {VERSION}")
+        if outside:
+            raise _damaged(path, f"It names {outside[0]!r}, which does not lie beside it.")
+        with _whole(path):
+            return cls(path.parent, index)
 
     def __len__(self) -> int:
         return len(self._places)
@@ -214,8 +219,9 @@ def _whole(path: Path) -> Iterator[None]:
     """Tell of a shard that is gone or cut short."""
     try:
         yield
-    except (SafetensorError, OSError) as error:
-        raise _damaged(path, str(error)) from None
+    except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        # The last five of a header or an index that is whole and tells nonsense.
+        raise _damaged(path, f"{type(error).__name__}: {error}") from None
 
 
 def _damaged(path: Path, cause: str) -> UserError:

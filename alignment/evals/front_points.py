@@ -12,12 +12,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from alignment.artifacts import Artifact
+from alignment.artifacts import Artifact, Parent
 from alignment.errors import UserError, nearest
 from alignment.evals.fronts import KL, Answers, Claim, Cloud, Kind, Line
 
 PROXY = "proxy"
 FRONT, RESULTS, ANSWERS = "front.jsonl", "results.json", "answers.parquet"
+REFERENCE = "watching.reference"
+"""The key of the policy to which a run's KL is measured."""
 LEFT_OUT = ("tokens", "finished", "perplexity")
 """Measures of an evaluation that are no scores."""
 SAME_DRAWS = ("split", "count", "temperature", "top_p", "max_new_tokens", "seed")
@@ -42,7 +44,7 @@ def of_runs(runs: Sequence[Artifact], names: Sequence[str]) -> Cloud:
     for run in runs:
         if not (run.path / FRONT).is_file():
             raise UserError(f"{run.path}: has no {FRONT}", remedy="Name runs of stage=rl; models go into evaluations=.")
-        _check_alike(runs[0], run, ("policy", "prompts"), SAME_LOOKS)
+        _check_alike(runs[0], run, (REFERENCE, "prompts"), SAME_LOOKS)
     by_name: dict[str, list[Artifact]] = {}
     for name, run in zip(names, runs, strict=True):
         by_name.setdefault(name, []).append(run)
@@ -275,10 +277,15 @@ def _means(columns: Sequence[Sequence[Mapping[str, float]]], seeds: int) -> dict
     }
 
 
+def _parent(run: Artifact, name: str) -> Parent | None:
+    """What a run or an evaluation read under this key; a run's KL is to where it began unless that says otherwise."""
+    return run.parents.get(name) or (run.parents.get("policy") if name == REFERENCE else None)
+
+
 def _check_alike(first: Artifact, other: Artifact, parents: Sequence[str], keys: Sequence[str]) -> None:
     """Both were measured in one way, from one start: else their points have nothing to do with each other."""
     for name in parents:
-        mine, theirs = (one.parents.get(name) for one in (first, other))
+        mine, theirs = (_parent(one, name) for one in (first, other))
         if (mine and mine.fingerprint) != (theirs and theirs.fingerprint):
             raise UserError(
                 f"{other.path}: its {name} is {theirs.reference if theirs else 'none'}, that of {first.path} is "

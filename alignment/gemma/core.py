@@ -8,14 +8,12 @@ Axes: B rows, T tokens, D width, V vocabulary (padded).
 
 from __future__ import annotations
 
-import json
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import (
     Gemma2Config,
@@ -29,6 +27,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from alignment.errors import UserError, nearest
+from alignment.gemma.directory import GemmaAnyConfig, check_tensors, read_config
 from alignment.gemma.presets import Shape, TokenIds
 
 # Stages show one progress bar, their own.
@@ -36,11 +35,9 @@ transformers_logging.disable_progress_bar()
 # PEFT asks for it by its old name.
 warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
 
-GemmaAnyConfig = GemmaConfig | Gemma2Config
 CausalLM = GemmaForCausalLM | Gemma2ForCausalLM
 
 ATTENTIONS = ("auto", "eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3")
-CONFIGS: dict[str, type[GemmaAnyConfig]] = {"gemma": GemmaConfig, "gemma2": Gemma2Config}
 MODELS: dict[str, Callable[[Any], CausalLM]] = {"gemma": GemmaForCausalLM, "gemma2": Gemma2ForCausalLM}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -188,34 +185,6 @@ def load(
     return model if four_bit else _moved(model, device)
 
 
-def read_config(path: Path) -> GemmaAnyConfig:
-    """The config of a model directory. Raises :class:`UserError` where it is none or no Gemma's."""
-    file = path / "config.json"
-    if not file.is_file():
-        raise UserError(
-            f"{path} is not a model directory.",
-            cause="It has no config.json.",
-            remedy="Name a directory with config.json and *.safetensors, as Hugging Face lays them out.",
-        )
-    try:
-        kind = json.loads(file.read_text(encoding="utf-8"))["model_type"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file} cannot be read.", cause=f"{type(error).__name__}: {error}") from error
-    if kind not in CONFIGS:
-        raise UserError(
-            f"{path} holds a model of type {kind!r}.",
-            cause="This project trains models of the shape of Gemma 1 and Gemma 2.",
-            remedy=nearest(str(kind), tuple(CONFIGS)),
-        )
-    settings = CONFIGS[kind].from_pretrained(path, local_files_only=True)
-    if not settings.tie_word_embeddings:
-        raise UserError(
-            f"{file} says tie_word_embeddings=false.",
-            cause="A Gemma's head is its embedding; there is no second matrix.",
-        )
-    return settings
-
-
 def save(model: nn.Module, directory: str | Path, *, stop_ids: Iterable[int], shard_size: str = "4GB") -> None:
     """Write config.json, safetensors in shards of ``shard_size``, and a generation config that knows all ``stop_ids``.
 
@@ -230,50 +199,6 @@ def save(model: nn.Module, directory: str | Path, *, stop_ids: Iterable[int], sh
         eos_token_id=sorted(set(stop_ids)),
         do_sample=True,
     ).save_pretrained(directory)
-
-
-def check_tensors(path: Path, architecture: Callable[[Any], nn.Module], settings: GemmaAnyConfig) -> None:
-    """Refuse a directory whose safetensors do not hold exactly the tensors of its architecture (a tied head apart)."""
-    with torch.device("meta"):
-        needed = {name: tuple(tensor.shape) for name, tensor in architecture(settings).state_dict().items()}
-    needed.pop("lm_head.weight", None)
-    found = _stored_shapes(path)
-    problems = (
-        ("lacks", sorted(needed.keys() - found.keys())),
-        ("has a superfluous", sorted(found.keys() - needed.keys())),
-        ("has another shape of", sorted(name for name in needed.keys() & found.keys() if needed[name] != found[name])),
-    )
-    for what, names in problems:
-        if names:
-            others = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise UserError(
-                f"{path} {what} {names[0]}{others}.",
-                cause="The weights are not those of the model that config.json describes.",
-                remedy="Copy or convert the model again; nothing is initialised in place of what is missing.",
-            )
-
-
-def _stored_shapes(path: Path) -> Mapping[str, tuple[int, ...]]:
-    """Names and shapes in the headers of a directory's safetensors; of the index's files where there is an index."""
-    index = path / "model.safetensors.index.json"
-    if index.is_file():
-        files = sorted({path / name for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
-    else:
-        files = [path / "model.safetensors"]
-    shapes: dict[str, tuple[int, ...]] = {}
-    for file in files:
-        if not file.is_file():
-            raise UserError(
-                f"{path} has no {file.name}.", cause="Weights are read from safetensors alone.", remedy="Copy it there."
-            )
-        try:
-            with safe_open(file, framework="pt") as tensors:
-                shapes.update({name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()})  # noqa: SIM118
-        except SafetensorError as error:
-            raise UserError(
-                f"{file} is damaged.", cause=str(error), remedy="It was probably cut short: copy it again."
-            ) from error
-    return shapes
 
 
 def _four_bits(device: str) -> Any:

@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import Gemma2ForSequenceClassification, GemmaForSequenceClassification
 
 from alignment import files
 from alignment.errors import UserError
 from alignment.gemma import core
+from alignment.gemma.directory import INDEX, weight_map
 
 RewardModel = GemmaForSequenceClassification | Gemma2ForSequenceClassification
 REWARD_MODELS: dict[str, Callable[[Any], RewardModel]] = {
@@ -115,8 +116,8 @@ def is_reward(directory: Path) -> bool:
     names = [
         architecture.__name__ for architecture in (GemmaForSequenceClassification, Gemma2ForSequenceClassification)
     ]
-    named = _config(directory).get("architectures") or []
-    return any(name in names for name in named)
+    named = _config(directory).get("architectures")
+    return isinstance(named, list) and any(name in names for name in named)
 
 
 def check_head(directory: str | Path, *, ours: bool) -> Scale | None:
@@ -168,18 +169,22 @@ def write_scale(directory: str | Path, scale: Scale) -> None:
 def _config(directory: Path) -> dict[str, Any]:
     path = directory / "config.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError as error:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read.", cause=str(error)) from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path} cannot be read.", cause="It holds no keys.")
+    return found
 
 
 def _stored_head(directory: Path) -> Tensor:
-    index = directory / "model.safetensors.index.json"
-    name = "model.safetensors"
-    if index.is_file():
-        name = json.loads(index.read_text(encoding="utf-8"))["weight_map"][HEAD]
-    with safe_open(directory / name, framework="pt") as tensors:
-        return tensors.get_tensor(HEAD)
+    index = directory / INDEX
+    name = weight_map(index).get(HEAD, "") if index.is_file() else "model.safetensors"
+    try:
+        with safe_open(directory / name, framework="pt") as tensors:
+            return tensors.get_tensor(HEAD)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{directory}: its head cannot be read", cause=str(error), remedy="Copy it again.") from None
 
 
 def _digest(head: Tensor) -> str:

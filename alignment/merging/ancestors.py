@@ -27,18 +27,23 @@ class Ancestor:
     parent: Parent | None = None
 
 
-def descent(model: Artifact) -> tuple[list[Ancestor], list[Parent]]:
+def descent(model: Artifact, below: tuple[str, ...] = ()) -> tuple[list[Ancestor], list[Parent]]:
     """The model and everything *all* its weights come from, the nearest first; and what is no longer where it was.
 
     A training continues one model. A merge begins where its ``init`` says, or where its models' descents meet. What is
-    gone counts as an ancestor, since its fingerprint is known, but hides its own.
+    gone counts as an ancestor, since its fingerprint is known, but hides its own. ``below`` are the fingerprints of
+    those whose descent this is a part of; records that others wrote may lead in a circle.
     """
+    if model.fingerprint in below:
+        raise UserError(
+            f"{model.path} descends from itself", remedy="Its record was changed; run its stage again with force=true."
+        )
     own = Ancestor(model.fingerprint, model.step or model.path.name)
     parents = {key: parent for key, parent in model.parents.items() if TRUNK.fullmatch(key)}
     if not parents:
         return [own], []
     starts = [parents["init"]] if "init" in parents else [*parents.values()]
-    found = [_descent_of(_where_it_is(parent, model)) for parent in starts]
+    found = [_descent_of(_where_it_is(parent, model), (*below, model.fingerprint)) for parent in starts]
     gone = [parent for _, parents_gone in found for parent in parents_gone]
     shared = _shared([ancestors for ancestors, _ in found])
     return [own, *(shared or _remembered(model))], gone
@@ -113,12 +118,12 @@ def _foreign(parent: Parent) -> Artifact | None:
     return artifacts.foreign(path, parent.reference) if parent.reference.startswith("dir:") else None
 
 
-def _descent_of(parent: Parent) -> tuple[list[Ancestor], list[Parent]]:
+def _descent_of(parent: Parent, below: tuple[str, ...]) -> tuple[list[Ancestor], list[Parent]]:
     own = Ancestor(parent.fingerprint, Path(parent.path).name or parent.reference, parent)
     record = _record(parent)
     if record is None:
         return [own], [] if parent.reference.startswith(("dir:", "hf:")) else [parent]
-    found, gone = descent(record)
+    found, gone = descent(record, below)
     return [own, *found[1:]], gone
 
 

@@ -38,7 +38,7 @@ NOT_THE_MODEL = {
 Method = Literal["linear", "slerp", "liti"]
 Parts = Literal["layer", "tensor"]
 
-PACE = 0.5e9
+PACE = 1.0e9
 """Bytes read and written in a second by one core, as measured (``benchmarks/merge.py``), with the disk keeping up."""
 
 

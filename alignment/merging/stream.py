@@ -105,8 +105,10 @@ def stream(
 
 
 def sealed(folder: Path, target: Target) -> bool:
-    """Whether a file has been finished, wherever it was moved since."""
-    return (folder / f"{target.name}{SUMS}").is_file()
+    """Whether a file has been finished, wherever it was moved since; one that was cut off is to be made again."""
+    path = folder / target.name
+    whole = not path.is_file() or path.stat().st_size == target.shard.size
+    return whole and (folder / f"{target.name}{SUMS}").is_file()
 
 
 def sums_of(folder: Path, target: Target) -> Sums:

@@ -7,6 +7,7 @@ Each part can be left out with ``without=[…]``: what comes after then goes on 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -111,7 +112,7 @@ def _lasting(lay: Layout, numbers: Settings, policy: str) -> list[Step]:
 
 def _shown(lay: Layout, numbers: Settings, policies: list[str]) -> list[Step]:
     """What everybody is worth, the fronts, a page, and the last policy as a release."""
-    runs = [f"step:{name}" for name in policies if name.startswith("warp_1_run_")]
+    runs = [f"step:{name}" for name in policies if re.match(r"warp_\d+_run_", name)]
     fronts = []
     if runs:
         fronts = [lay.step("fronts", "front", runs=runs, evaluations=["step:versions"])]

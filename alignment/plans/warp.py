@@ -145,6 +145,7 @@ def warp_steps(
                 updating__steps=batches(steps, iteration),
                 updating__learning_rate=learning_rate,
                 seed=seed + (iteration - 1) * runs + place,
+                watching__reference=None if iteration == 1 else policy,
                 **reward,
                 **learning,
             )
@@ -197,7 +198,7 @@ class Settings(StrictSettings):
     rate: float | None = identity("how fast the anchor follows (μ)", gt=0, le=1)
     learning_rate: float | None = identity("of every run", gt=0, le=1)
     kl_bound: float | None = identity(
-        "KL beyond which a run ends, nats an answer, from where the run itself began", gt=0
+        "KL to the policy beyond which a run ends, nats an answer, whatever the iteration", gt=0
     )
     fixed: bool = identity("beside it a run under a fixed anchor, with the batches of all iterations")
     seed: int = identity("of the first run; each further one has the next", ge=0)
@@ -266,6 +267,8 @@ def _measured(numbers: Settings, loop: Loop) -> list[Step]:
     """Every model on the same prompts, and the fronts."""
     models = [*loop.models(), *(["step:warp_fixed"] if numbers.fixed else [])]
     lines, looks = loop.lines(), [(MOVING, run) for run in loop.of_runs(1)]
+    for later in range(2, loop.iterations + 1):
+        looks += [(f"{MOVING} of iteration {later}", run) for run in loop.of_runs(later)]
     pairs: list[list[str]] = []
     if numbers.fixed:
         lines.append({"name": "fixed anchor", "kind": "points", "models": [START, "warp_fixed"], "etas": None})

@@ -1,6 +1,7 @@
 """The model card, README.md: front matter as the hub reads it, and a body that the lineage fills.
 
-Everything in it is a fact of the records, and the same records give the same card: no date, no path, no machine.
+Everything in it is a fact of the records, and the same records give the same card: no date, no path, and of machines
+what their devices are called.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ def write(facts: Facts) -> str:
         _data(facts),
         steps.settings(facts.nodes),
         _measured(facts),
+        steps.energy(facts.nodes),
         _use(facts),
         _files(facts),
         _limits(facts),
@@ -84,6 +86,8 @@ def _front_matter(facts: Facts) -> str:
     if datasets := _hub_datasets(facts):
         told["datasets"] = datasets
     told["tags"] = _tags(facts)
+    if emissions := _emissions(facts):
+        told["co2_eq_emissions"] = emissions
     return "---\n" + yaml.safe_dump(told, sort_keys=False, allow_unicode=True) + "---"
 
 
@@ -104,6 +108,15 @@ def _hub_datasets(facts: Facts) -> list[str]:
             if re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
                 found.append(repository)
     return sorted(set(found))
+
+
+def _emissions(facts: Facts) -> dict[str, Any]:
+    """As the hub reads them, in grams, where those of every step are known."""
+    summed = steps.of_lineage(facts.nodes)
+    if summed.unknown or summed.kg_co2eq is None:
+        return {}
+    told = {"emissions": float(f"{1000 * summed.kg_co2eq:.4g}"), "source": "measured or reckoned as told under Energy"}
+    return told | {"hardware_used": ", ".join(summed.device_hours)}
 
 
 def _tags(facts: Facts) -> list[str]:

@@ -6,7 +6,6 @@ Config and tokenizer files are written anew and never copied, so that nothing tr
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ from alignment.artifacts import Artifact, Tokens
 from alignment.chat.render import stop_ids
 from alignment.chat.template import FILE as TEMPLATE
 from alignment.chat.tokenizers import Tokenizer
-from alignment.errors import UserError
+from alignment.errors import UserError, secrets_of_environment
 from alignment.gemma import core, heads
 from alignment.merging.layout import PREFIX
 from alignment.release.weights import TORCH, Dtype
@@ -32,8 +31,6 @@ MODIFICATION = "modification"
 PLAIN = (".json", ".jinja", ".md", ".txt", "")
 VOCABULARY = "tokenizer.json"
 """Any word may be in its text, and no statement of ours."""
-SECRET = re.compile(r"key|token|secret|passw|credential", re.IGNORECASE)
-SHORTEST_SECRET = 8
 ROOTS = re.compile(
     r"(?<![\w.:/~])(?:/(?:home|root|tmp|Users|mnt|var|opt|srv|scratch|work\w*)|[A-Z]:\\Users)[/\\][\w.-]+"
 )
@@ -68,7 +65,8 @@ def write_config(model: Artifact, dtype: Dtype, out: Path) -> None:
     The weights must lie in ``out`` already.
     """
     config: dict[str, Any] = json.loads((model.path / CONFIG).read_text(encoding="utf-8"))
-    for key in ("_name_or_path", "torch_dtype", "_commit_hash"):
+    # The last two name code that would be fetched where the release is loaded.
+    for key in ("_name_or_path", "torch_dtype", "_commit_hash", "auto_map", "attn_implementation"):
         config.pop(key, None)
     if not heads.is_reward(model.path):
         config["use_cache"] = True  # Training turns it off.
@@ -101,8 +99,7 @@ def refuse_leaks(out: Path, places: Mapping[str, Path]) -> None:
 
     ``places`` are folders of this machine by what they are.
     """
-    secrets = {name: value for name, value in os.environ.items() if SECRET.search(name)}
-    secrets = {name: value for name, value in secrets.items() if len(value) >= SHORTEST_SECRET}
+    secrets = secrets_of_environment()
     for name, text in _texts(out):
         told = next((secret for secret, value in secrets.items() if value in text), None)
         if told is not None:

@@ -8,8 +8,8 @@ that was trained on a Gemma's answers (section 1.1). This is no legal advice.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
+from alignment import files
 from alignment.errors import UserError
 
 SENTENCE = "Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms"
@@ -51,7 +51,7 @@ def read(path: str | None, why: Sequence[str]) -> str:
             cause="It descends by " + "; ".join(why) + ".",
             remedy=f"{remedy} A model that is no Gemma is said to be none with origins=[<reference>=<licence>].",
         )
-    file = Path(path).expanduser()
+    file = files.typed(path)
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

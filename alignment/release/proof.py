@@ -117,7 +117,9 @@ def _vanilla_policy(release: Path, prompts: Sequence[list[int]], device: str) ->
     """Greedy answers without what stops them being cut, and the logits of their tokens, by transformers alone."""
     from transformers import AutoModelForCausalLM
 
-    model: Any = AutoModelForCausalLM.from_pretrained(release, dtype=torch.float32, local_files_only=True)
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        release, dtype=torch.float32, local_files_only=True, use_safetensors=True, trust_remote_code=False
+    )
     model.to(device)
     answers, logits = [], []
     for prompt in prompts:
@@ -186,7 +188,9 @@ def _scores(model: Artifact, dialogues: Sequence[Messages], engine: Engine) -> T
 def _vanilla_scores(release: Path, sequences: Sequence[list[int]], device: str) -> Tensor:
     from transformers import AutoModelForSequenceClassification
 
-    model: Any = AutoModelForSequenceClassification.from_pretrained(release, dtype=torch.float32, local_files_only=True)
+    model: Any = AutoModelForSequenceClassification.from_pretrained(
+        release, dtype=torch.float32, local_files_only=True, use_safetensors=True, trust_remote_code=False
+    )
     model.to(device)
     with torch.inference_mode():
         scores = [float(model(input_ids=torch.tensor([ids], device=device)).logits[0, 0]) for ids in sequences]
@@ -201,7 +205,7 @@ def _ids(release: Path, wanted: list[list[int]], dialogues: Sequence[Messages], 
     """The ids that transformers makes of the turns with the folder's template; they must be ours."""
     from transformers import AutoTokenizer
 
-    stranger = AutoTokenizer.from_pretrained(release, local_files_only=True)
+    stranger = AutoTokenizer.from_pretrained(release, local_files_only=True, trust_remote_code=False)
     for turns, ours in zip(dialogues, wanted, strict=True):
         plain = [{"role": turn.role, "content": turn.content} for turn in turns]
         theirs = stranger.apply_chat_template(plain, add_generation_prompt=generate, return_dict=False)

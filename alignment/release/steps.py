@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from alignment.energy.record import Total, total
 from alignment.release.descent import Node
 
 STEPS: dict[str, str] = {
@@ -126,6 +127,33 @@ def _plain(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(map(_plain, value)) + "]"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def energy(nodes: Sequence[Node]) -> str:
+    """What every step took, the sum, and what is not in it."""
+    took = [(node.name, node.artifact.energy) for node in nodes if node.ours and node.artifact.energy is not None]
+    if not took:
+        return "## Energy\n\nNo record of the lineage tells what it took."
+    summed = of_lineage(nodes)
+    lines = [
+        (name, one.hardware, *map(_amount, (one.device_hours, one.kwh, one.kg_co2eq)), one.how) for name, one in took
+    ]
+    columns = ("step", "device", "device-hours", "kWh", "kg CO₂eq", "how it is known")
+    grids = sorted({one.grid_kg_per_kwh for _, one in took if one.grid_kg_per_kwh is not None})
+    factor = f" CO₂eq is reckoned with {' and '.join(map(str, grids))} kg for each kWh." if grids else ""
+    return (
+        f"## Energy\n\nIn all: {summed.text}.{factor} Not in it: {'; '.join(summed.excludes)}; nor what was not made "
+        "here.\n\n" + table(columns, lines)
+    )
+
+
+def of_lineage(nodes: Sequence[Node]) -> Total:
+    """The sum over all that was made here, and that is gone."""
+    return total(node.artifact.energy for node in nodes if node.ours or node.gone)
+
+
+def _amount(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}"
 
 
 def table(columns: Sequence[str], lines: Iterable[Sequence[object]]) -> str:

@@ -152,7 +152,7 @@ def _duplicates(card: Card) -> None:
             found.update(source.get("duplicates") or {})
     told = ", ".join(f"{count:,} {_cell(kind)}" for kind, count in found.most_common() if count)
     if told:
-        console.say(f"\nduplicates found: {told}")
+        console.say(f"\nduplicates found: {told}", style="")
 
 
 # ── what they are like ───────────────────────────────────────────────────────────────────────────

@@ -10,6 +10,7 @@ from rich.tree import Tree
 
 from alignment import artifacts, console
 from alignment.artifacts import NO_FOLDER, Artifact, Parent
+from alignment.reporting.page.gather import gather
 from alignment.store import Store
 
 
@@ -28,8 +29,12 @@ def record(artifact: Artifact) -> None:
         "machine": f"{artifact.machine.get('cpu', '?')}, {artifact.machine.get('threads', '?')} threads",
         "versions": ", ".join(f"{name} {version}" for name, version in artifact.versions.items()),
         "licences": ", ".join(artifact.licences) or "none inherited",
+        "energy": artifact.energy.text if artifact.energy is not None else "not recorded",
+        "with its descent": gather([artifact]).energy.text,
         **{name: value for name, value in artifact.notes.items() if value is not None},
     }
+    if artifact.tokens_per_kwh is not None:
+        facts["tokens_per_kwh"] = f"{artifact.tokens_per_kwh:,.0f}"
     if artifact.tokens is not None:
         tokens = artifact.tokens
         facts["tokens"] = (
@@ -49,7 +54,8 @@ def _grow(branch: Tree, artifact: Artifact, store: Store, drawn: set[str]) -> No
     for key, parent in artifact.parents.items():
         found = _load(parent, store)
         if found is None:
-            branch.add(f"[dim]{key}:[/dim] {parent.reference} [yellow](no longer at {parent.path})[/yellow]")
+            reference, path = console.plain(parent.reference), console.plain(parent.path)
+            branch.add(f"[dim]{console.plain(key)}:[/dim] {reference} [yellow](no longer at {path})[/yellow]")
         elif found.fingerprint in drawn:
             branch.add(f"{_label(key, found)} [dim](above)[/dim]")
         else:
@@ -71,12 +77,13 @@ def _load(parent: Parent, store: Store) -> Artifact | None:
 
 
 def _label(key: str, artifact: Artifact) -> str:
-    name = f"[dim]{key}:[/dim] " if key else ""
+    name = f"[dim]{console.plain(key)}:[/dim] " if key else ""
+    step = console.plain(artifact.step)
     if artifact.kind in NO_FOLDER:
-        return f"{name}[bold]{artifact.step}[/bold] ({NO_FOLDER[artifact.kind]})"
+        return f"{name}[bold]{step}[/bold] ({NO_FOLDER[artifact.kind]})"
     kind = artifact.kind if artifact.kind != "foreign" else "foreign, no lineage"
-    headline = f"  [cyan]{artifact.headline_text}[/cyan]" if artifact.headline_text else ""
-    return f"{name}[bold]{artifact.step}[/bold] ({kind})  {artifact.path}{headline}"
+    headline = f"  [cyan]{console.plain(artifact.headline_text)}[/cyan]" if artifact.headline_text else ""
+    return f"{name}[bold]{step}[/bold] ({kind})  {console.plain(artifact.path)}{headline}"
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -84,7 +84,7 @@ def show(folder: Path) -> None:
     """Print the table of a merge, by group."""
     told = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
     console.say()
-    console.say(f"{_method(told)} of {', '.join(_weighed(one) for one in told['models'])}")
+    console.say(f"{_method(told)} of {', '.join(_weighed(one) for one in told['models'])}", style="")
     if told.get("rounding") is not None:
         share, of = told["rounding"]["share"], told["rounding"]["of"]
         console.say(f"rounding of what was read: {share:.1%} of what {of} has learned", style="dim")

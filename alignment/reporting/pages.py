@@ -62,14 +62,13 @@ def explain(
 
 def complain(error: UserError) -> None:
     """An error on standard error: what was refused, why, and what to do."""
-    from rich.console import Console
     from rich.text import Text
 
     printed = Text(error.problem, style="bold red")
     for part, style in ((error.cause, ""), (error.remedy, "green")):
         if part:
             printed.append(f"\n  {part}", style=style)
-    Console(stderr=True, highlight=False, soft_wrap=True).print(printed)
+    console.make(stderr=True, highlight=False, soft_wrap=True).print(printed)
 
 
 def _brief(value: Any) -> str:

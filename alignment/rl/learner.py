@@ -6,52 +6,36 @@ Axes: B answers, T tokens, S tokens of all answers of a forward pass.
 from __future__ import annotations
 
 import math
-import os
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
-
-if not torch.cuda.is_available():
-    # DeepSpeed, where installed, would otherwise look for an accelerator and print that there is none.
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")
-
 import numpy as np
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import DeepSpeedPlugin
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from alignment import files, parts
 from alignment.errors import UserError
 from alignment.gemma import branches
-from alignment.gemma.roles import Roles
+from alignment.gemma.roles import Outputs, Roles, Separate
+from alignment.gemma.shared_roles import Shared
 from alignment.objectives import policy
 from alignment.objectives.tokens import kl_k3, masked_sum
+from alignment.rl import engines
 from alignment.rl.advantages import Targets
+from alignment.rl.anchor import DividedAnchor
 from alignment.rl.episodes import Episodes, Pass, passes
+from alignment.rl.measures import Sums, of_update
 from alignment.rl.order import minibatches
 from alignment.rl.settings import Critic, Updating
-from alignment.training.engine import Engine, deepspeed_config
+from alignment.training import zero
+from alignment.training.engine import Engine, autocast
+from alignment.training.fit import check_groups
 
 TOKENS_A_PASS = {"cpu": 2_048, "cuda": 65_536}
 """Of a forward pass without gradients; one with gradients has engine.micro_batch answers, where that is said."""
-
-
-class Sums(defaultdict[str, float]):
-    """Numbers by name, to which others are added."""
-
-    def __init__(self) -> None:
-        super().__init__(float)
-
-    def add(self, **more: float) -> None:
-        """Add each number to the one of its name."""
-        for name, value in more.items():
-            self[name] += value
 
 
 class Learner:
@@ -69,22 +53,87 @@ class Learner:
         pad_id: int,
         seed: int,
     ) -> None:
-        _check_share(updating, samples, engine.world)
+        check_groups(updating, samples, engine.world)
         self.roles, self.numbers, self.critic, self.engine = roles, updating, critic, engine
         self.temperature, self.pad_id, self.seed = temperature, pad_id, seed
         self.share = all(branches.shares_prompts(model) for model in roles.children())
-        self.accelerator = _accelerator(engine, updating)
+        self.accelerator = engines.accelerator(engine, updating)
         rates = {"policy": updating.learning_rate, "critic": critic.learning_rate}
         groups = [
             {"params": some, "lr": rates[role], "peak": rates[role], "role": role, "weight_decay": decay}
             for role, parameters in roles.groups().items()
-            for some, decay in _by_decay(parameters, updating.weight_decay)
+            for some, decay in engines.by_decay(parameters, updating.weight_decay)
         ]
         optimiser = torch.optim.AdamW(
             groups, betas=(updating.beta1, updating.beta2), eps=updating.epsilon, fused=not engine.settings.zero
         )
         roles.train()
+        if engine.settings.zero:
+            engines.autocast_inside(roles, engine)
         self.model, self.optimiser = self.accelerator.prepare(roles, optimiser)
+        zero.need_engine(self.model, engine, self.accelerator.num_processes)
+        self._held = False
+        self.anchor: DividedAnchor | None = None
+        if engine.settings.zero == 3 and isinstance(roles, Separate) and not isinstance(roles, Shared):
+            self.anchor = DividedAnchor(roles, engine)
+
+    # ── weights that ZeRO 3 has divided ──────────────────────────────────────────────────────────
+
+    @contextmanager
+    def rollout(self) -> Iterator[None]:
+        """While the block lasts, answers are drawn, judged and read; ``engine.gather``: by weights gathered once."""
+        if not (self.engine.settings.zero == 3 and self.engine.settings.gather):
+            yield
+            return
+        with zero.whole(self.model):
+            self._held = True
+            try:
+                yield
+            finally:
+                self._held = False
+
+    @contextmanager
+    def acting(self) -> Iterator[torch.nn.Module]:
+        """The model from which answers are drawn while the block lasts, its weights whole."""
+        with self._whole(), self.roles.acting() as model:
+            yield model
+
+    @contextmanager
+    def looking(self) -> Iterator[torch.nn.Module]:
+        """The same, and beside it the anchor is whole."""
+        with self.acting() as model, self.anchor.whole() if self.anchor else nullcontext():
+            yield model
+
+    def judging(self) -> Any:
+        """While the block lasts, a reward model that stands on the policy's trunk is whole."""
+        return self._whole() if isinstance(self.roles, Shared) else nullcontext()
+
+    def move_anchor(self, rate: float) -> None:
+        """anchor ← (1 − rate) anchor + rate policy."""
+        if self.anchor:
+            self.anchor.move(rate)
+            return
+        with self._whole():
+            self.roles.move_anchor(rate)
+
+    def anchor_state(self) -> dict[str, Tensor]:
+        """What a checkpoint needs of a moving anchor. All processes come here, and rank 0 has it."""
+        return self.anchor.state() if self.anchor else self.roles.anchor_state()
+
+    def load_anchor(self, state: dict[str, Tensor]) -> None:
+        """Take back what :meth:`anchor_state` gave."""
+        (self.anchor.load if self.anchor else self.roles.load_anchor)(state)
+
+    def leave(self) -> None:
+        """Nothing more is learned: the roles are plain again, and whole on every process."""
+        zero.end(self.model, self.engine)
+        if self.anchor:
+            zero.end(self.anchor.engine, self.engine)
+            self.anchor = None
+
+    def _whole(self) -> Any:
+        divided = self.engine.settings.zero == 3 and not self._held
+        return zero.whole(self.model) if divided else nullcontext()
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────────
 
@@ -99,19 +148,38 @@ class Learner:
         wanted = ["anchor_BT"] + (["values_BT"] if self.roles.has_critic else []) + (["old_BT"] if old else [])
         filled = {name: torch.zeros_like(episodes.drawn_BT) for name in wanted}
         self.roles.eval()
-        for one in self._passes(episodes, range(len(episodes.prompts)), None):
-            with self.accelerator.autocast():
-                found = {"anchor_BT": self.roles.anchor_logprobs(one.lines, one.where, self.temperature)}
-                if old:
-                    outputs = self.model(one.lines, one.where, self.temperature)
-                    found |= {"old_BT": outputs.logprobs_S, "values_BT": outputs.values_S}
-                elif self.roles.has_critic:
-                    found["values_BT"] = self.roles.values(one.lines, one.where)
+        for one, _ in self._in_step(self._passes(episodes, range(len(episodes.prompts)), None)):
+            outputs = self._read(one, old)
+            found = {
+                "anchor_BT": self._anchor_logprobs(one),
+                "old_BT": outputs.logprobs_S,
+                "values_BT": outputs.values_S,
+            }
             for name, padded_BT in filled.items():
-                padded_BT[one.rows] = one.padded(found[name].float(), width)
+                found_S = found[name]
+                assert found_S is not None, f"{name} was asked for"
+                padded_BT[one.rows] = one.padded(found_S.float(), width)
         self.roles.train()
         for name, padded_BT in filled.items():
             setattr(episodes, name, padded_BT)
+
+    def _anchor_logprobs(self, one: Pass) -> Tensor:
+        if self.anchor:
+            return self.anchor.logprobs(one.lines, one.where, self.temperature)
+        with self._whole(), autocast(self.engine):
+            return self.roles.anchor_logprobs(one.lines, one.where, self.temperature)
+
+    def _read(self, one: Pass, old: bool) -> Outputs:
+        """What the policy (where ``old``) and the critic say; what is not asked is empty."""
+        divided = self.engine.settings.zero == 3 and not self._held
+        with autocast(self.engine):
+            if old or (self.roles.has_critic and divided):
+                # DeepSpeed gathers what it has divided, layer by layer, and cannot read what is whole already.
+                model = self.roles if self._held else self.model
+                outputs: Outputs = model(one.lines, one.where, self.temperature)
+                return outputs
+            values_S = self.roles.values(one.lines, one.where) if self.roles.has_critic else None
+            return Outputs(torch.empty(0), values_S)
 
     # ── learning ─────────────────────────────────────────────────────────────────────────────────
 
@@ -131,7 +199,7 @@ class Learner:
                 self._learn(episodes, targets, some, step, beta_in_loss, sums, out, fresh=not norms)
                 for role, norm in self._step(step, out).items():
                     norms.setdefault(role, []).append(norm)
-        return _measures(self._total(sums)) | {
+        return of_update(self._total(sums)) | {
             f"gradient/{role}": float(np.mean(values)) for role, values in norms.items()
         }
 
@@ -154,19 +222,21 @@ class Learner:
         tokens, answers = (float(one) / self.engine.world for one in self._sum(torch.tensor([tokens, answers])))
         terms = tokens if targets.level == "token" else answers
         learns = 0.0 if self._waits(step) else 1.0
-        every = list(self._passes(episodes, groups, self.engine.settings.micro_batch))
-        for place, one in enumerate(every):
+        every = self._in_step(self._passes(episodes, groups, self.engine.settings.micro_batch))
+        for place, (one, counts) in enumerate(every):
             last = place + 1 == len(every)
+            told = sums if counts else Sums()
             with self._accumulating(last), self.accelerator.autocast():
                 outputs = self.model(one.lines, one.where, self.temperature)
                 if fresh:
                     moved = self._moved(episodes, one, outputs.logprobs_S)
-                    sums["first_ratio"] = max(sums["first_ratio"], moved)
+                    told["first_ratio"] = max(told["first_ratio"], moved)
                 loss = (
-                    self._policy_loss(episodes, targets, one, outputs.logprobs_S, beta_in_loss, sums) * learns / terms
+                    self._policy_loss(episodes, targets, one, outputs.logprobs_S, beta_in_loss, told) * learns / terms
                 )
                 if outputs.values_S is not None:
-                    loss = loss + self._value_loss(episodes, targets, one, outputs.values_S, sums) / tokens
+                    loss = loss + self._value_loss(episodes, targets, one, outputs.values_S, told) / tokens
+                loss = loss * float(counts)
                 if not bool(torch.isfinite(loss)):
                     self._refuse(f"the loss is {loss.item()} at step {step}", one, out)
                 self.accelerator.backward(loss)
@@ -229,6 +299,8 @@ class Learner:
             # DeepSpeed has stepped with the last backward pass, and clipped over everything.
             norm = self.model.get_global_grad_norm()
             norms = {"all": float(norm) if norm is not None else math.nan}
+            if self._waits(step):
+                zero.hold_count(self.model, "policy")
         else:
             for role, parameters in self.roles.groups().items():
                 norms[role] = float(torch.nn.utils.clip_grad_norm_(parameters, self.numbers.clip_norm))
@@ -268,6 +340,15 @@ class Learner:
             share=self.share,
             device=device,
         )
+
+    def _in_step(self, some: Iterator[Pass]) -> list[tuple[Pass, bool]]:
+        """Forward passes, and whether each counts.
+
+        DeepSpeed's processes go through each together: those with fewer do their last once more, for nothing.
+        """
+        own = list(some)
+        most = int(self._largest(len(own))) if self.engine.settings.zero else len(own)
+        return [(one, True) for one in own] + [(own[-1], False)] * (most - len(own))
 
     def _accumulating(self, last: bool) -> Any:
         """Gradients of the processes meet at the last forward pass of a minibatch."""
@@ -314,58 +395,3 @@ class Learner:
             cause="A learning rate that is too high, or weights that were damaged before.",
             remedy=f"Lower updating.learning_rate or critic.learning_rate{where}; the last checkpoint is from before.",
         )
-
-
-def _check_share(updating: Updating, samples: int, world: int) -> None:
-    """Every process takes as many groups of every minibatch. Raises :class:`UserError` where that cannot be."""
-    for name, count in (("batch", updating.batch), ("minibatch", updating.minibatch)):
-        if count % (samples * world):
-            raise UserError(
-                f"updating.{name}={count}: does not divide among {world} processes in groups of {samples} answers",
-                remedy=f"Choose a multiple of {samples * world}.",
-            )
-
-
-def _accelerator(engine: Engine, updating: Updating) -> Accelerator:
-    config = deepspeed_config(engine)
-    plugin = None
-    if config is not None:
-        config = config | {
-            "gradient_clipping": updating.clip_norm,
-            "train_micro_batch_size_per_gpu": 1,
-            "gradient_accumulation_steps": 1,
-            "train_batch_size": engine.world,
-            "bf16": {"enabled": False},
-            "zero_allow_untested_optimizer": True,
-        }
-        plugin = DeepSpeedPlugin(hf_ds_config=config)
-    # What an earlier step of this process has left there may be of another precision.
-    AcceleratorState._reset_state()
-    return Accelerator(
-        cpu=engine.device == "cpu" and plugin is None,
-        mixed_precision="bf16" if engine.bf16 and plugin is None else "no",
-        deepspeed_plugin=plugin,
-    )
-
-
-def _by_decay(parameters: list[torch.nn.Parameter], decay: float) -> Iterator[tuple[list[torch.nn.Parameter], float]]:
-    """Matrices decay, norms do not."""
-    for some, share in (([p for p in parameters if p.ndim > 1], decay), ([p for p in parameters if p.ndim <= 1], 0.0)):
-        if some:
-            yield some, share
-
-
-def _measures(sums: dict[str, float]) -> dict[str, float]:
-    terms = max(sums["terms"], 1.0)
-    measures = {
-        "loss/policy": sums["policy_loss"] / terms,
-        "update/clipped": sums["clipped"] / terms,
-        "update/kl_old": sums["drift"] / terms,
-        "update/first_ratio": sums["first_ratio"],
-    }
-    if "value_terms" in sums:
-        measures |= {
-            "loss/critic": sums["value_loss"] / sums["value_terms"],
-            "update/value_clipped": sums["value_clipped"] / sums["value_terms"],
-        }
-    return measures

@@ -8,6 +8,7 @@ Axes: B answers, T tokens of an answer.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from alignment import console, files, parts
+from alignment import console, files, parts, ranks, signals
 from alignment.chat.render import answer_text, prompt_ids
 from alignment.chat.types import Prompt
 from alignment.errors import UserError
@@ -32,7 +33,7 @@ from alignment.rl.settings import Anchoring, Drawing, Estimating, Updating, Watc
 from alignment.rl.state import Progress
 from alignment.sampling.drawer import Drawer
 from alignment.scoring.combine import Reward
-from alignment.training import checkpoints
+from alignment.training import checkpoints, preemption, snapshots, team, watchdog, zero
 from alignment.training.policies import Policy
 
 ROUNDING = {"fp32": 2e-3, "bf16": 0.25}
@@ -78,47 +79,55 @@ class Clock:
         begun = time.perf_counter()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begun
+        watchdog.alive()
 
 
 def run(course: Course, learner: Learner, records: Records) -> Progress:
     """Train until the steps are done or there is a reason to end; the kept policy is in ``learner`` afterwards."""
     progress = resume(course, learner, records)
-    numbers = course.updating
-    with console.progress("rl", numbers.steps, "steps") as bar:
+    minutes = learner.engine.settings.watchdog_minutes
+    with console.progress("rl", course.updating.steps, "steps") as bar, watchdog.watching(course.out, minutes):
         bar.begin_at(progress.step)
-        if progress.step == 0:
-            look(course, learner, progress, records)
-        while progress.step < numbers.steps and not progress.judgement.ended:
-            row = one_step(course, learner, progress)
-            progress.step += 1
-            if progress.step % course.watching.every == 0 or progress.step == numbers.steps:
-                look(course, learner, progress, records)
-            records.step(progress.step, row)
-            bar.advance(1, f"reward {row['score/mean']:.3f}  KL {row['kl/anchor']:.3f}")
-            done = progress.step == numbers.steps or progress.judgement.ended
-            if progress.step % numbers.checkpoint_steps == 0 or done:
+        try:
+            learn(course, learner, progress, records, bar)
+        except signals.Preempted:
+            # At the end of a step, or between two: a rollout that is not learned from yet is dropped whole.
+            if progress.step > team.from_main(lambda: checkpoints.last_step(course.folder)):
                 keep(course, learner, progress)
+            raise
     if progress.judgement.ended:
         console.say(f"  ended at step {progress.step:,}: {progress.judgement.ended}", style="yellow")
     take_best(course, learner, progress)
     return progress
 
 
+def learn(course: Course, learner: Learner, progress: Progress, records: Records, bar: console.Progress) -> None:
+    """Step after step. Raises :class:`signals.Preempted`, in all processes, where one was asked to stop."""
+    numbers = course.updating
+    if progress.step == 0:
+        look(course, learner, progress, records)
+    while progress.step < numbers.steps and not progress.judgement.ended:
+        row = one_step(course, learner, progress)
+        progress.step += 1
+        if progress.step % course.watching.every == 0 or progress.step == numbers.steps:
+            look(course, learner, progress, records)
+        records.step(progress.step, row)
+        bar.advance(1, f"reward {row['score/mean']:.3f}  KL {row['kl/anchor']:.3f}")
+        if snapshots.is_due(numbers.snapshots, progress.step, numbers.steps):
+            snapshots.put_aside(course.out, progress.step, state.trained(learner))
+        done = progress.step == numbers.steps or progress.judgement.ended
+        if not done:
+            preemption.heed(learner.engine.device, f"after step {progress.step:,} of {numbers.steps:,}")
+        if progress.step % numbers.checkpoint_steps == 0 or done:
+            keep(course, learner, progress)
+
+
 def one_step(course: Course, learner: Learner, progress: Progress) -> dict[str, float]:
     """One batch from prompts to a better policy. Returns what was measured on the way."""
     clock = Clock()
     beta = progress.beta.value
-    with clock.phase("draw"):
-        episodes = draw(course, learner, progress.step)
-    with clock.phase("judge"):
-        scored = course.reward.score(episodes.prompts_of_answers, episodes.texts, episodes.lengths, episodes.finished)
-        episodes.judged = course.reward.shape(scored, learner.gather)
-    with clock.phase("read"):
-        learner.read(episodes, old=learner.engine.bf16 or not course.drawer.exact)
-        if not course.drawer.exact:
-            episodes.weights_BT = (episodes.old_BT - episodes.drawn_BT).exp()
-            episodes.largest_weight = course.drawing.largest_weight
-        need_anchor(course, learner, episodes, progress.step)
+    with learner.rollout():
+        episodes = roll_out(course, learner, progress.step, clock)
     in_reward = course.anchoring.place == "reward"
     found = targets(
         episodes,
@@ -133,11 +142,31 @@ def one_step(course: Course, learner: Learner, progress: Progress) -> dict[str, 
         )
         need_same_policy(learner, learned["update/first_ratio"], progress.step)
         if course.anchoring.kind == "ema":
-            learner.roles.move_anchor(course.anchoring.rate)
+            learner.move_anchor(course.anchoring.rate)
     row = measures.of_batch(episodes, found, learner.gather) | learned | {"kl/beta": beta}
     progress.beta.steer(row["kl/anchor"], course.updating.batch, course.anchoring)
     progress.reward = course.reward.state()
     return row | measures.of_time(clock.seconds, row, course.updating.batch)
+
+
+def roll_out(course: Course, learner: Learner, step: int, clock: Clock) -> Episodes:
+    """Answers of the policy as it is, with what they are worth, and read by the models that learn from them."""
+    with clock.phase("draw"):
+        episodes = draw(course, learner, step)
+    preemption.heed(learner.engine.device, f"after step {step:,}; what was drawn since is dropped")
+    with clock.phase("judge"):
+        with learner.judging(), answers_kept(course.out, episodes):
+            scored = course.reward.score(
+                episodes.prompts_of_answers, episodes.texts, episodes.lengths, episodes.finished
+            )
+        episodes.judged = course.reward.shape(scored, learner.gather)
+    with clock.phase("read"):
+        learner.read(episodes, old=learner.engine.bf16 or not course.drawer.exact)
+        if not course.drawer.exact:
+            episodes.weights_BT = (episodes.old_BT - episodes.drawn_BT).exp()
+            episodes.largest_weight = course.drawing.largest_weight
+        need_anchor(course, learner, episodes, step)
+    return episodes
 
 
 def draw(course: Course, learner: Learner, step: int) -> Episodes:
@@ -149,7 +178,7 @@ def draw(course: Course, learner: Learner, step: int) -> Episodes:
     rank = learner.accelerator.process_index
     prompts = [course.prompts[place] for place in places[rank :: engine.world]]
     ids = [prompt_ids(prompt.messages, course.policy.tokenizer) for prompt in prompts]
-    with learner.roles.acting() as model:
+    with learner.acting() as model:
         answers = course.drawer.draw(
             model,
             ids,
@@ -174,6 +203,23 @@ def draw(course: Course, learner: Learner, step: int) -> Episodes:
         mask_BT=mask_BT,
         old_BT=drawn_BT,
     )
+
+
+@contextmanager
+def answers_kept(out: Path, episodes: Episodes) -> Iterator[None]:
+    """Where the answers cannot be judged, a score that is no number included, they are saved, and the error says so."""
+    try:
+        yield
+    except UserError as error:
+        path = out / parts.FOLDER / f"not_judged_{ranks.rank()}.jsonl"
+        rows = (
+            {"prompt": one.id, "answer": text}
+            for one, text in zip(episodes.prompts_of_answers, episodes.texts, strict=True)
+        )
+        files.make_folder(path.parent)
+        files.write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        remedy = f"{error.remedy} The answers are in {path}.".strip()
+        raise UserError(error.problem, cause=error.cause, remedy=remedy) from error
 
 
 # ── what has to hold ─────────────────────────────────────────────────────────────────────────────
@@ -211,7 +257,7 @@ def _rounding(learner: Learner) -> float:
 
 def resume(course: Course, learner: Learner, records: Records) -> Progress:
     """Go on from the last whole checkpoint, or begin."""
-    checkpoint = checkpoints.last_whole(course.folder)
+    checkpoint = team.from_main(lambda: checkpoints.last_whole(course.folder))
     if checkpoint is None:
         records.rewind(-1)
         progress = Progress(0, state.Beta(course.anchoring.beta))
@@ -220,22 +266,28 @@ def resume(course: Course, learner: Learner, records: Records) -> Progress:
     progress = state.load(checkpoint, learner)
     course.reward.load_state(progress.reward)
     records.rewind(progress.step)
+    best = progress.judgement.best_step
+    if console.is_main_process() and best is not None:
+        # That of the checkpoint is known to be whole.
+        state.take_out_best(checkpoint, _best(course, best))
     return progress
 
 
 def keep(course: Course, learner: Learner, progress: Progress) -> None:
     """Save everything that the next step needs."""
     for name, weight in state.trained(learner).items():
-        if not bool(torch.isfinite(weight).all()):
+        if not bool(torch.isfinite(zero.own_part(weight)).all()):
             raise UserError(
                 f"{name} is not finite after step {progress.step}",
                 cause="A gradient was not: a learning rate that is too high, or arithmetic that overflowed.",
                 remedy="Lower updating.learning_rate, or say engine.precision=fp32; a checkpoint is from before.",
             )
-    state.save(course.folder, progress, learner)
+    best = progress.judgement.best_step
+    state.save(course.folder, progress, learner, best=None if best is None else _best(course, best))
+    watchdog.alive()
     if console.is_main_process():
         for path in (course.out / parts.FOLDER).glob("best-*.safetensors"):
-            if path != _best(course, progress.judgement.best_step or 0):
+            if path != _best(course, best or 0):
                 path.unlink()
 
 
@@ -244,21 +296,23 @@ def look(course: Course, learner: Learner, progress: Progress, records: Records)
 
     Every process looks, so that all of them come to the same judgement.
     """
-    with learner.roles.acting() as model:
+    with learner.looking() as model:
         point, rows = course.held_out.measure(model, progress.step)
     records.point(point, rows)
     waits = learner.roles.has_critic and progress.step <= learner.critic.warmup
-    if progress.judgement.take(point, course.watching, course.guard, waits=waits) and console.is_main_process():
-        path = _best(course, point.step)
-        files.make_folder(path.parent)
-        state.write_whole(path, state.trained(learner))
+    if progress.judgement.take(point, course.watching, course.guard, waits=waits):
+        path, weights = _best(course, point.step), zero.on_main(state.trained(learner))
+        if console.is_main_process():
+            files.make_folder(path.parent)
+            state.write_whole(path, weights)
 
 
 def take_best(course: Course, learner: Learner, progress: Progress) -> None:
     """Put the best policy back, where that is the one to keep."""
+    learner.leave()
     best = progress.judgement.best_step
     if course.watching.keep == "best" and best is not None and best != progress.step:
-        learner.accelerator.wait_for_everyone()
+        team.meet()
         state.put_back(learner, load_file(_best(course, best)))
         console.say(f"  the policy of step {best:,} is kept: the best on held-out prompts", style="dim")
 

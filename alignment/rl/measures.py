@@ -5,6 +5,7 @@ Axes: B answers, T tokens, N answers of all processes.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 
 import numpy as np
@@ -15,6 +16,18 @@ from alignment.objectives.tokens import kl_k1, kl_k3, kl_reverse, masked_mean, m
 from alignment.rl.advantages import Targets
 from alignment.rl.episodes import Episodes
 from alignment.scoring.combine import Gather
+
+
+class Sums(defaultdict[str, float]):
+    """Numbers by name, to which others are added."""
+
+    def __init__(self) -> None:
+        super().__init__(float)
+
+    def add(self, **more: float) -> None:
+        """Add each number to the one of its name."""
+        for name, value in more.items():
+            self[name] += value
 
 
 def of_batch(episodes: Episodes, found: Targets, gather: Gather) -> dict[str, float]:
@@ -61,6 +74,23 @@ def of_time(seconds: Mapping[str, float], row: Mapping[str, float], answers: int
     return (
         {f"seconds/{name}": spent for name, spent in seconds.items()} | rates | {"episodes_per_second": answers / whole}
     )
+
+
+def of_update(sums: dict[str, float]) -> dict[str, float]:
+    """The measures of an update, from sums over all processes."""
+    terms = max(sums["terms"], 1.0)
+    measures = {
+        "loss/policy": sums["policy_loss"] / terms,
+        "update/clipped": sums["clipped"] / terms,
+        "update/kl_old": sums["drift"] / terms,
+        "update/first_ratio": sums["first_ratio"],
+    }
+    if "value_terms" in sums:
+        measures |= {
+            "loss/critic": sums["value_loss"] / sums["value_terms"],
+            "update/value_clipped": sums["value_clipped"] / sums["value_terms"],
+        }
+    return measures
 
 
 def _numbers(values: Tensor) -> np.ndarray:

@@ -92,6 +92,7 @@ class Updating(Settings):
     beta2: float = identity("AdamW's second decay", ge=0, lt=1)
     epsilon: float = identity("AdamW's ε", gt=0)
     clip_norm: float = identity("largest norm of the gradient", gt=0)
+    snapshots: int | None = identity("steps between policies that are kept for averages; null keeps none", ge=1)
     checkpoint_steps: int = execution("steps between two checkpoints", ge=1)
 
     @property
@@ -111,9 +112,12 @@ class Watching(Settings):
     patience: int | None = identity(
         "measurements without a better reward after which training ends; null: no end", ge=1
     )
-    kl_bound: float | None = identity(
-        "KL to the start, in nats an answer, beyond which training ends; null: none", gt=0
+    reference: str | None = reference(
+        "the policy to which the KL is measured, such as the very first one of several runs in a row; null: the one "
+        "that training starts from",
+        kinds=("policy",),
     )
+    kl_bound: float | None = identity("that KL, in nats an answer, beyond which training ends; null: none", gt=0)
     keep: Literal["last", "best"] = identity(
         "which policy is the result; best has the highest guard, or where there is none the highest reward"
     )

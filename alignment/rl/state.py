@@ -6,7 +6,6 @@ Nothing is saved that is a function of step and seed: not the order of the promp
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from alignment import files
+from alignment import console, files, parts
 from alignment.rl.advantages import RunningMean
 from alignment.rl.control import Beta, Judgement
 from alignment.rl.learner import Learner
-from alignment.training import checkpoints
+from alignment.training import checkpoints, team, universal
 
 STATE, TRAINED, ANCHOR, OPTIMISER = "state.json", "trained.safetensors", "anchor.safetensors", "optimiser.pt"
+BEST = "best.safetensors"
+ENGINE, TAG = "engine", "state"
+"""The folder of DeepSpeed's own checkpoint, and the one in it."""
 
 
 @dataclass
@@ -37,60 +39,39 @@ class Progress:
     """Running statistics of the scores."""
 
 
-def save(folder: Path, progress: Progress, learner: Learner) -> None:
-    """Write ``checkpoint-<step>``, of all processes; older ones but one are removed."""
-    accelerator = learner.accelerator
-    if learner.engine.settings.zero:
-        _all(accelerator, folder, progress.step, lambda beside: _write_engine(beside, progress, learner))
-    else:
-        _all(accelerator, folder, progress.step, lambda beside: _write(beside, progress, learner))
+def save(folder: Path, progress: Progress, learner: Learner, *, best: Path | None) -> None:
+    """Write ``checkpoint-<step>``, of all processes; older ones but one are removed.
 
-
-def _all(accelerator: Any, folder: Path, step: int, write: Callable[[Path], None]) -> None:
-    """Every process writes into the same folder, which the main one names once all are done."""
-    if not accelerator.is_main_process:
-        accelerator.wait_for_everyone()
-        write(folder / f"checkpoint-{step}.partial")
-        accelerator.wait_for_everyone()
-        accelerator.wait_for_everyone()
-        return
-    with checkpoints.writing(folder, step) as beside:
-        accelerator.wait_for_everyone()
-        write(beside)
-        accelerator.wait_for_everyone()
-    accelerator.wait_for_everyone()
-
-
-def _write(beside: Path, progress: Progress, learner: Learner) -> None:
-    if not learner.accelerator.is_main_process:
-        return
-    save_file(_plain(trained(learner)), beside / TRAINED)
-    torch.save(learner.optimiser.state_dict(), beside / OPTIMISER)
-    _write_rest(beside, progress, learner)
-
-
-def _write_engine(beside: Path, progress: Progress, learner: Learner) -> None:
-    learner.model.save_checkpoint(str(beside / "engine"), tag="state")
-    if learner.accelerator.is_main_process:
-        _write_rest(beside, progress, learner)
-
-
-def _write_rest(beside: Path, progress: Progress, learner: Learner) -> None:
-    anchor = learner.roles.anchor_state()
-    if anchor:
-        save_file(_plain(anchor), beside / ANCHOR)
-    (beside / STATE).write_text(json.dumps(asdict(progress)))
+    The file of the ``best`` policy so far is part of it, by another name of the same bytes where that can be.
+    """
+    with checkpoints.writing_together(folder, progress.step, team.meet) as beside:
+        if learner.engine.settings.zero:
+            # Every process writes its part; what is frozen is read where the run began.
+            learner.model.save_checkpoint(str(beside / ENGINE), tag=TAG, exclude_frozen_parameters=True)
+        anchor = learner.anchor_state()
+        if not console.is_main_process():
+            return
+        if not learner.engine.settings.zero:
+            save_file(_plain(trained(learner)), beside / TRAINED)
+            torch.save(learner.optimiser.state_dict(), beside / OPTIMISER)
+        if anchor:
+            save_file(_plain(anchor), beside / ANCHOR)
+        if best is not None:
+            files.link(best, beside / BEST)
+        (beside / STATE).write_text(json.dumps(asdict(progress)))
+        universal.describe(beside, learner.engine)
 
 
 def load(checkpoint: Path, learner: Learner) -> Progress:
     """Take back what :func:`save` wrote: weights and optimiser into ``learner``, the rest returned."""
+    fits = team.from_main(lambda: universal.fits(checkpoint, learner.engine))
     if learner.engine.settings.zero:
-        learner.model.load_checkpoint(str(checkpoint / "engine"), tag="state")
+        _load_engine(checkpoint, learner, fits)
     else:
         put_back(learner, load_file(checkpoint / TRAINED))
         learner.optimiser.load_state_dict(torch.load(checkpoint / OPTIMISER, weights_only=True))
     anchor = checkpoint / ANCHOR
-    learner.roles.load_anchor(load_file(anchor) if anchor.is_file() else {})
+    learner.load_anchor(load_file(anchor) if anchor.is_file() else {})
     values = json.loads((checkpoint / STATE).read_text())
     return Progress(
         values["step"],
@@ -99,6 +80,20 @@ def load(checkpoint: Path, learner: Learner) -> Progress:
         Judgement(**values["judgement"]),
         values["reward"],
     )
+
+
+def _load_engine(checkpoint: Path, learner: Learner, fits: bool) -> None:
+    """Into DeepSpeed; what another number of processes wrote is made universal first, beside the checkpoints."""
+    folder = checkpoint / ENGINE
+    if not fits:
+        beside = checkpoint.parents[1] / parts.FOLDER / "universal"
+        team.from_main(lambda: universal.convert(folder / TAG, beside / TAG))
+        folder = beside
+    learner.model._config.load_universal_checkpoint = not fits
+    found, _ = learner.model.load_checkpoint(str(folder), tag=TAG, load_module_strict=False)
+    assert found is not None, "a whole checkpoint has what was saved"
+    learner.model._config.load_universal_checkpoint = False
+    universal.divide_steps(learner.model)
 
 
 def trained(learner: Learner) -> dict[str, Tensor]:
@@ -113,6 +108,15 @@ def put_back(learner: Learner, weights: dict[str, Tensor]) -> None:
     assert weights.keys() == held.keys(), "a checkpoint of other roles"
     for name, weight in weights.items():
         held[name].copy_(weight)
+
+
+def take_out_best(checkpoint: Path, path: Path) -> None:
+    """Put the best policy of a checkpoint at ``path``, whatever is there."""
+    if (checkpoint / BEST).is_file():
+        files.make_folder(path.parent)
+        beside = path.with_name(path.name + files.TEMPORARY)
+        files.link(checkpoint / BEST, beside)
+        beside.replace(path)
 
 
 def write_whole(path: Path, tensors: dict[str, Tensor]) -> None:

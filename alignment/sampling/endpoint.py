@@ -18,7 +18,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from threading import Event, Lock
 from time import time
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from alignment import files
 from alignment.chat.types import Messages
@@ -33,6 +33,8 @@ LONGEST_BACK_OFF = 60.0
 """Seconds between two attempts at most, where the server does not say how long to wait."""
 LONGEST_OBEYED = 600.0
 """Seconds that are waited at most where it does."""
+LONG_KEY = 16
+"""Characters from which on a key cannot stand in an answer by chance, as the word for a server of one's own may."""
 SHOWN = 300
 """Characters of a server's message that an error repeats."""
 
@@ -191,6 +193,8 @@ class Endpoint:
         except openai.APIConnectionError as error:
             raise _UnusableError(self._plain(f"{error} {error.__cause__ or ''}")) from None
         spent, reply = read_completion(response.content)
+        if isinstance(reply, Reply) and len(self._secret) >= LONG_KEY and self._secret in reply.text:
+            reply = "an answer that repeats the key, which is to be written nowhere"
         with self._lock:
             self.spent += spent
             if self._journal:
@@ -280,9 +284,9 @@ class Journal:
             for number, line in enumerate(file, start=1):
                 try:
                     kept = json.loads(line) if line.endswith(b"\n") else None
-                except ValueError:
+                except (ValueError, RecursionError):
                     kept = None
-                if not isinstance(kept, dict):
+                if not _is_kept(kept):
                     if file.read(1):
                         raise DataError(
                             f"{self.path}:{number}",
@@ -291,6 +295,7 @@ class Journal:
                         )
                     file.truncate(place)
                     break
+                assert kept is not None
                 self._note(kept, place)
                 place += len(line)
 
@@ -335,6 +340,14 @@ def _client(base_url: str, api_key: str, timeout: float) -> Any:
         ) from None
     # Its own retries are off: they neither stop when another request has failed for good nor know of nonsense.
     return openai.OpenAI(base_url=base_url, api_key=api_key, timeout=timeout, max_retries=0)
+
+
+def _is_kept(line: Any) -> TypeGuard[dict[str, Any]]:
+    """Whether a line is one that a journal writes."""
+    if not isinstance(line, dict) or _count(line, "spent") is None or not isinstance(line.get("digest"), str):
+        return False
+    kinds = {"text": str, "tokens": int, "finished": bool}
+    return "text" not in line or all(isinstance(line.get(name), kind) for name, kind in kinds.items())
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

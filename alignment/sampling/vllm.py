@@ -82,6 +82,8 @@ class VLLMDrawer:
         self._instance: Any = None
         self._held: list[int] | None = None
         self._announced: list[tuple[str, str, list[int]]] = []
+        self.failures = 0
+        """Draws, and attempts to connect, that were dropped."""
 
     def open(self) -> None:
         """Find the server, before anything is done that would be lost without it.
@@ -145,6 +147,7 @@ class VLLMDrawer:
             except requests.RequestException as error:
                 problem = _line(str(error))
             self.close()
+            self.failures += 1
             if attempt < self.retries:
                 console.say(f"  {self.url} fails ({problem}); again in {pause:g} s", style="yellow")
                 time.sleep(pause)

@@ -57,13 +57,17 @@ class Classifier:
         Raises :class:`UserError` for what is no such classifier, has no weights in safetensors, or has several
         labels of which none is named.
         """
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+        from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
         _check(artifact.path)
         try:
             tokenizer = AutoTokenizer.from_pretrained(artifact.path, local_files_only=True, trust_remote_code=False)
+            config = AutoConfig.from_pretrained(artifact.path, local_files_only=True, trust_remote_code=False)
+            # A config may name attention that is fetched as code; what transformers itself chooses is taken.
+            config._attn_implementation = None
             model, told = AutoModelForSequenceClassification.from_pretrained(
                 artifact.path,
+                config=config,
                 local_files_only=True,
                 trust_remote_code=False,
                 use_safetensors=True,
@@ -129,7 +133,7 @@ class Classifier:
         """A dialogue in one piece."""
         if self.tokenizer.chat_template:
             said = [{"role": turn.role, "content": turn.content} for turn in turns]
-            rendered = self.tokenizer.apply_chat_template(said, tokenize=True, return_dict=True)
+            rendered = self._rendered(row, said)
             piece = {"input_ids": rendered["input_ids"]}
         else:
             texts = _told(turns[:-1]), turns[-1].content
@@ -142,6 +146,19 @@ class Classifier:
                 remedy="Leave such dialogues out, choose a scorer with a longer window, or say classifier.text=answer.",
             )
         return _not_empty(piece, self.tokenizer)
+
+    def _rendered(self, row: int, said: list[dict[str, str]]) -> Any:
+        """By the model's own template, which transformers runs in Jinja's sandbox; what it refuses is told."""
+        from jinja2 import TemplateError
+
+        try:
+            return self.tokenizer.apply_chat_template(said, tokenize=True, return_dict=True)
+        except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError, RecursionError) as error:
+            raise UserError(
+                f"{self.name}: its chat template does not render dialogue {row}",
+                cause=f"{type(error).__name__}: {error}",
+                remedy="Take a classifier whose template takes such dialogues, or say classifier.text=answer.",
+            ) from None
 
     def _logits(self, pieces: Sequence[dict[str, list[int]]]) -> list[float]:
         """The label's logit of every piece. Only pieces of one length share a batch, so that none is padded."""
@@ -176,11 +193,17 @@ class Classifier:
 def is_classifier(directory: Path) -> bool:
     """Whether a directory's ``config.json`` says that it is a classifier."""
     path = directory / "config.json"
-    return path.is_file() and any(name.endswith(HEAD) for name in _architectures(json.loads(path.read_text())))
+    return path.is_file() and any(name.endswith(HEAD) for name in _architectures(path))
 
 
-def _architectures(config: dict[str, Any]) -> list[str]:
-    return config.get("architectures") or []
+def _architectures(path: Path) -> list[str]:
+    """What a config.json names. Raises :class:`UserError` for what is none."""
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read", cause=f"{type(error).__name__}: {error}") from None
+    named = config.get("architectures") if isinstance(config, dict) else None
+    return [str(name) for name in named] if isinstance(named, list) else []
 
 
 def _check(directory: Path) -> None:
@@ -188,12 +211,25 @@ def _check(directory: Path) -> None:
     path = directory / "config.json"
     if not path.is_file():
         raise UserError(f"{directory}: is no model directory", cause="It has no config.json.")
-    named = _architectures(json.loads(path.read_text()))
+    if (directory / "adapter_config.json").is_file():
+        raise UserError(
+            f"{directory}: holds a model and an adapter",
+            cause="transformers would load both, from wherever the adapter says.",
+            remedy="Move adapter_config.json and its weights to a folder of their own.",
+        )
+    named = _architectures(path)
+    _need_bounded(path)
     if not any(name.endswith(HEAD) for name in named):
         raise UserError(
             f"{directory}: is no classifier",
             cause=f"Its config.json names {', '.join(named) or 'no architecture'}; *{HEAD} is wanted.",
         )
+
+
+def _need_bounded(path: Path) -> None:
+    from alignment.gemma.directory import need_bounded
+
+    need_bounded(json.loads(path.read_text(encoding="utf-8")), path)
 
 
 def _label(directory: Path, config: Any, label: str | None) -> int:

@@ -23,6 +23,8 @@ from alignment.errors import UserError
 from alignment.scoring.scorer import Scores
 
 TOKEN = "ALIGNMENT_SERVE_TOKEN"
+LONGEST_REPLY = 1 << 28
+"""Bytes, 256 MiB; three numbers a dialogue take far less."""
 LONGEST_WAIT = 30.0
 """Seconds between two attempts at most, whatever the server asks for."""
 UNAVAILABLE = (502, 503, 504)
@@ -146,11 +148,13 @@ class Remote:
         try:
             connection.request(method, self._url.path.rstrip("/") + path, body, headers)
             response = connection.getresponse()
-            content = response.read()
+            content = response.read(LONGEST_REPLY + 1)
         except (OSError, http.client.HTTPException) as error:
             raise _UnavailableError(f"{type(error).__name__}: {error}") from None
         finally:
             connection.close()
+        if len(content) > LONGEST_REPLY:
+            raise self._stranger(f"Its reply is longer than {LONGEST_REPLY:,} bytes.")
         try:
             told = json.loads(content)
         except (ValueError, RecursionError):

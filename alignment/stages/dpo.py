@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from alignment.data.rows import Split
     from alignment.training.engine import Engine
     from alignment.training.kept_pairs import KeptPairs
+    from alignment.training.pair_rows import PairRow
     from alignment.training.policies import Policy
 
 ALGORITHM_VERSION = 1
@@ -47,7 +49,7 @@ class Settings(StrictSettings):
 
 def disk_needed(settings: Settings) -> int:
     """Bytes for the model and its checkpoints."""
-    return disk_for(settings.model.shape)
+    return disk_for(settings.model.shape, settings.optimisation)
 
 
 def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
@@ -61,10 +63,11 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
 
     from alignment.chat.types import prompt_key
     from alignment.data import seen
-    from alignment.training import policies
+    from alignment.training import policies, snapshots
     from alignment.training.engine import resolve
 
     engine = resolve(settings.engine)
+    snapshots.need_whole_models(settings.optimisation.snapshots, settings.adapter.kind)
     policy = _begin(settings, inputs, engine)
     learned = _pairs(inputs["data"], "train", policy, settings, out)
     # Says what is wrong with the numbers before the reference is asked.
@@ -77,6 +80,7 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
         policy = policies.adapt(policy, settings.adapter)
     notes, metrics = _train(policy, learned, reference_PA, settings, inputs, engine, out)
     metrics |= _measured(policy, held, held_reference_PA, settings.beta, engine)
+    snapshots.write(out, policies.trained(policy), partial(policies.save_policy, policy))
     if settings.adapter.kind != "none":
         policy = policies.merge_adapter(policy, inputs["model.weights"], out)
     policies.save_policy(policy, out)
@@ -114,23 +118,30 @@ def _reference(policy: Policy, pairs: KeptPairs, split: Split, engine: Engine, o
     """``logprobs_PA`` of the weights that training starts from; read where an earlier start has computed them."""
     import numpy as np
 
-    from alignment import parts
+    from alignment import parts, ranks
+    from alignment.training import team
     from alignment.training.direct import pair_logprobs
+
+    name, rows = f"reference_{split}", [row for _, row in pairs]
 
     def work(some: Any) -> parts.Rows:
         found_PA = pair_logprobs(policy.model, some, pad_id=policy.tokenizer.pad_id, engine=engine)
         return [{"chosen": chosen, "rejected": rejected} for chosen, rejected in found_PA.tolist()]
 
     with console.progress(f"reference ({split})", len(pairs), "pairs") as progress:
-        rows = parts.in_parts(
-            out,
-            f"reference_{split}",
-            (row for _, row in pairs),
-            PAIRS_A_PART,
-            work,
-            lambda count, _: progress.advance(count),
-        )
-        return np.array([(row["chosen"], row["rejected"]) for row in rows]).reshape(-1, 2)
+
+        def count(done: int, _: bool) -> None:
+            progress.advance(done)
+
+        def mine(number: int) -> bool:
+            return number % ranks.world() == ranks.rank()
+
+        # Each process does its own parts; then all are there to be read by all.
+        found = list(parts.in_parts(out, name, rows, PAIRS_A_PART, work, count, mine))
+        if ranks.world() > 1:
+            team.meet()
+            found = list(parts.in_parts(out, name, rows, PAIRS_A_PART, work))
+    return np.array([(row["chosen"], row["rejected"]) for row in found]).reshape(-1, 2)
 
 
 def _train(
@@ -145,13 +156,15 @@ def _train(
     """Notes and metrics of the training."""
     from alignment.training import direct, policies
     from alignment.training.pair_rows import PairRows
+    from alignment.training.rows import planned_tokens
     from alignment.training.tracking import Tracker
 
     tracker = Tracker(settings.tracker, out, settings.model_dump(mode="json"), stage="dpo", inputs=inputs)
     policies.save_tokenizer(policy.tokenizer, policy.schema, out)
+    rows = PairRows.gather(row for _, row in pairs)
     trained = direct.train(
         policy.model,
-        PairRows.gather(row for _, row in pairs),
+        rows,
         reference_PA,
         beta=settings.beta,
         title="dpo",
@@ -167,7 +180,10 @@ def _train(
     tracker.finish(metrics)
     rate = trained.amount / max(trained.seconds, 1e-9)
     console.say(f"  {trained.steps:,} steps, {rate:,.0f} pairs/s", style="dim")
-    return {"pairs_per_second": round(rate), "resumed_from_step": trained.resumed_from}, metrics
+    numbers = settings.optimisation
+    tokens = planned_tokens(rows.lengths, numbers.batch, trained.steps, settings.seed, numbers.length_window)
+    told = {"pairs_per_second": round(rate), "resumed_from_step": trained.resumed_from, "tokens_processed": tokens}
+    return told, metrics
 
 
 def _measured(
@@ -181,12 +197,17 @@ def _measured(
     import numpy as np
 
     from alignment.evals import preferences
+    from alignment.training import team
     from alignment.training.direct import pair_logprobs
 
     if not pairs:
         return {}
     rows = [row for _, row in pairs]
-    ratios_PA = pair_logprobs(policy.model, rows, pad_id=policy.tokenizer.pad_id, engine=engine) - reference_PA
+
+    def work(some: list[PairRow]) -> np.ndarray:
+        return pair_logprobs(policy.model, some, pad_id=policy.tokenizer.pad_id, engine=engine)
+
+    ratios_PA = team.divided(rows, work) - reference_PA
     lead_P = beta * (ratios_PA[:, 0] - ratios_PA[:, 1])
     columns = {
         "accuracy": (1 + np.sign(lead_P)) / 2,

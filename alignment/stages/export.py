@@ -72,14 +72,14 @@ class Settings(StrictSettings):
 
 def sources(settings: Settings) -> list[Path]:
     """The copy of the terms: another text is another release."""
-    path = Path(settings.terms or "").expanduser()
+    path = files.typed(settings.terms or "")
     return [path] if settings.terms is not None and path.is_file() else []
 
 
 def disk_needed(settings: Settings) -> int:
     """Bytes for the released weights, where the model lies in a folder that is named."""
     model = parse_reference(settings.model)
-    folder = Path(model.name).expanduser()
+    folder = files.typed(model.name)
     shards = folder.glob("*.safetensors") if model.scheme in ("run", "dir") else ()
     return sum(shard.stat().st_size for shard in shards) + 64 * 2**20
 
@@ -98,7 +98,7 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
     nodes = descent.lineage(model, settings.model, store)
     origin = provenance.trace(nodes, provenance.told(settings.origins))
     licence = licences.settle(settings.licence, origin, allow_unknown=settings.allow_unknown)
-    if settings.terms is not None and not Path(settings.terms).expanduser().is_file():
+    if settings.terms is not None and not files.typed(settings.terms).is_file():
         raise UserError(f"terms={settings.terms}: there is no such file", remedy="Name your copy, or say terms=null.")
     terms = gemma_terms.read(settings.terms, origin.gemma) if origin.gemma else None
     measured = _measured(settings, inputs, model, store)

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from alignment import artifacts, console, parts
+from alignment import artifacts, console, files, parts
 from alignment.artifacts import Artifact, Outcome
 from alignment.data.grades import Bounds
 from alignment.data.rows import Split
@@ -98,7 +98,7 @@ def sources(settings: Settings) -> list[Path]:
     """The file of annotations."""
     if settings.annotations is None:
         return []
-    path = Path(settings.annotations).expanduser()
+    path = files.typed(settings.annotations)
     if not path.is_file():
         raise UserError(f"annotations={path}: there is no such file", remedy="`stage=annotate` writes one.")
     return [path]
@@ -142,7 +142,7 @@ def open_judge(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Pa
 
     directory = inputs["pairs"].path
     if settings.annotations is not None:
-        return ByPeople(annotations.read(Path(settings.annotations).expanduser(), pairs.stream(directory)))
+        return ByPeople(annotations.read(files.typed(settings.annotations), pairs.stream(directory)))
     artifact, engine = inputs["judge"], resolve(settings.engine)
     if speaks(artifact):
         from alignment.scoring.llm_judge import LlmJudge

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,12 +41,12 @@ class Settings(StrictSettings):
 
 def disk_needed(settings: Settings) -> int:
     """Bytes for the model and its checkpoints."""
-    return disk_for(settings.shape)
+    return disk_for(settings.shape, settings.optimisation)
 
 
 def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
     """Train on the training split, measure on the validation split, write a model directory."""
-    from alignment.training import policies
+    from alignment.training import policies, snapshots
     from alignment.training.engine import resolve
     from alignment.training.session import train_and_measure
 
@@ -68,6 +69,7 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
         inputs=inputs,
         seed=settings.seed,
     )
+    snapshots.write(out, policies.trained(policy), partial(policies.save_policy, policy))
     policies.save_policy(policy, out)
     return outcome
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -97,7 +98,7 @@ class Settings(StrictSettings):
 
 def disk_needed(settings: Settings) -> int:
     """Bytes for the model and its checkpoints."""
-    return disk_for(settings.model.shape)
+    return disk_for(settings.model.shape, settings.optimisation)
 
 
 def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
@@ -111,10 +112,11 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
     from alignment.data import seen
     from alignment.scoring import centring
     from alignment.scoring.reward_model import fits
-    from alignment.training import rewards
+    from alignment.training import rewards, snapshots
     from alignment.training.engine import resolve
 
     engine = resolve(settings.engine)
+    snapshots.need_whole_models(settings.optimisation.snapshots, settings.adapter.kind)
     reward = _begin(settings, inputs, engine)
     dataset = inputs["data"].need("dataset")
     if "centre" in inputs:
@@ -197,6 +199,7 @@ def _train(
     """Notes and metrics of the training."""
     from alignment.training import policies, preferences
     from alignment.training.pair_rows import PairRows
+    from alignment.training.rows import planned_tokens
     from alignment.training.tracking import Tracker
 
     tracker = Tracker(settings.tracker, out, settings.model_dump(mode="json"), stage="reward", inputs=inputs)
@@ -219,7 +222,10 @@ def _train(
     tracker.finish(metrics)
     rate = trained.amount / max(trained.seconds, 1e-9)
     console.say(f"  {trained.steps:,} steps, {rate:,.0f} pairs/s", style="dim")
-    return {"pairs_per_second": round(rate), "resumed_from_step": trained.resumed_from}, metrics
+    numbers = settings.optimisation
+    tokens = planned_tokens(rows.lengths, numbers.batch, trained.steps, settings.seed, numbers.length_window)
+    told = {"pairs_per_second": round(rate), "resumed_from_step": trained.resumed_from, "tokens_processed": tokens}
+    return told, metrics
 
 
 def _save(reward: Reward, settings: Settings, inputs: dict[str, Artifact], engine: Engine, out: Path) -> Scale:
@@ -227,14 +233,21 @@ def _save(reward: Reward, settings: Settings, inputs: dict[str, Artifact], engin
     from alignment.gemma import heads
     from alignment.gemma.heads import Scale
     from alignment.scoring import centring
-    from alignment.training import rewards
+    from alignment.training import rewards, snapshots, team
 
-    absolute = settings.safety_weight > 0
-    rewards.save(reward, out, Scale(0.0, absolute, reward.schema))
-    if "centre" in inputs:
-        centre = centring.centre_of(out, inputs["centre"].need("dataset").path, engine)
-        heads.write_scale(out, Scale(centre.value, absolute, reward.schema))
-    return heads.read_scale(out) or Scale(0.0, absolute, reward.schema)
+    plain = Scale(0.0, settings.safety_weight > 0, reward.schema)
+    held = {name: weight for name, weight in reward.model.named_parameters() if weight.requires_grad}
+    # Their scores have no centre: what they are kept for is an average of them, which has its own.
+    snapshots.write(out, held, lambda folder: rewards.save(reward, folder, plain))
+    rewards.save(reward, out, plain)
+
+    def centred() -> Scale:
+        if "centre" in inputs:
+            centre = centring.centre_of(out, inputs["centre"].need("dataset").path, engine)
+            heads.write_scale(out, replace(plain, centre=centre.value))
+        return heads.read_scale(out) or plain
+
+    return team.from_main(centred)
 
 
 def _measured(reward: Reward, pairs: KeptPairs, engine: Engine, confidence: float = 0.95) -> dict[str, float]:

@@ -108,14 +108,14 @@ def _check_use(settings: Settings) -> None:
 def disk_needed_from(settings: Settings, folders: Mapping[str, Path]) -> int:
     """Bytes for the policy and its checkpoints, by its own weights where they are there already.
 
-    A checkpoint has what is trained, two moments of it and a moving anchor. Two are kept, and a third exists while it
-    is being written; beside them lies the best policy so far.
+    A checkpoint has what is trained, two moments of it, a moving anchor, and the best policy so far. Two are kept, and
+    a third exists while it is being written.
     """
     weights, adapters = _bytes(folders.get("policy"), settings.adapter.rank)
     trained = adapters if settings.roles == "shared" or settings.adapter.kind == "lora" else weights
     checkpoint = 3 * trained * (2 if settings.estimating.kind == "gae" else 1)
-    checkpoint += trained * (settings.anchoring.kind == "ema")
-    return weights + 3 * checkpoint + trained * (settings.watching.keep == "best") + RECORDS
+    checkpoint += trained * (settings.anchoring.kind == "ema") + trained * (settings.watching.keep == "best")
+    return weights + 3 * checkpoint + RECORDS
 
 
 def _bytes(folder: Path | None, rank: int) -> tuple[int, int]:
@@ -138,10 +138,10 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
     """Train, measure on the way, write a policy's directory, with metrics, front and samples (jsonl) and plots.html."""
     from alignment.chat.types import row_key
     from alignment.data import seen
-    from alignment.rl import loop
+    from alignment.rl import loop, state
     from alignment.rl.learner import Learner
     from alignment.rl.records import Records
-    from alignment.training import policies
+    from alignment.training import policies, snapshots, team
     from alignment.training.engine import resolve
     from alignment.training.tracking import Tracker
 
@@ -163,14 +163,22 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
     )
     tracker = Tracker(settings.tracker, out, settings.model_dump(mode="json"), stage="rl", inputs=inputs)
     progress = loop.run(course, learner, Records(tracker, out))
-    policies.save_policy(policies.Policy(_final(settings, inputs, roles), policy.tokenizer, policy.schema), out)
+
+    def save(folder: Path) -> None:
+        policies.save_policy(policies.Policy(_final(settings, inputs, roles), policy.tokenizer, policy.schema), folder)
+
+    snapshots.write(out, state.trained(learner), save)
+    save(out)
     seen.write(out, map(row_key, prompts), [artifact.path for artifact in inputs.values() if artifact.path.is_dir()])
-    metrics = _report(out, progress.judgement.best_step if settings.watching.keep == "best" else None)
+    best = progress.judgement.best_step if settings.watching.keep == "best" else None
+    metrics = team.from_main(lambda: _report(out, best))
     tracker.finish(metrics)
     notes = engine.notes() | {
         "drawn": "here" if settings.server.url is None else f"vLLM at {settings.server.url}",
+        "draws_dropped": getattr(course.drawer, "failures", 0),
         "ended": progress.judgement.ended or "all steps done",
         "steps": progress.step,
+        "tokens_drawn": team.from_main(lambda: _drawn(out, settings.updating.batch)),
     }
     return Outcome("policy", metrics, "reward", tokens=policy.tokens, notes=notes)
 
@@ -257,9 +265,14 @@ def _course(
 def _start(
     settings: Settings, inputs: dict[str, Artifact], policy: Policy, roles: Roles, engine: Engine
 ) -> torch.nn.Module:
-    """The policy as it is now, to which the KL is measured; no second copy where one is held anyway."""
+    """The policy to which the KL is measured, as it is now; no second copy where one is held anyway."""
     from alignment.training import policies
+    from alignment.training.roles import need_same_tokens
 
+    if "watching.reference" in inputs:
+        need_same_tokens(inputs["watching.reference"], "watching.reference", policy)
+        other = policies.open_policy(inputs["watching.reference"], engine, attention=settings.attention)
+        return other.model.requires_grad_(False)
     if settings.roles == "shared":
         return policy.model  # The trunk, without any adapter.
     if settings.anchoring.kind == "fixed" and "anchoring.weights" not in inputs:
@@ -311,7 +324,7 @@ def _others(
     from alignment.evals.names import names_of
     from alignment.scoring.opening import open_scorer
 
-    keys = [key for key in inputs if key.startswith("watching.")]
+    keys = [key for key in inputs if key.startswith("watching.") and key != "watching.reference"]
     reading = settings.reward.classifier
     names = names_of([inputs[key] for key in keys])
     scorers = {
@@ -356,23 +369,13 @@ def _final(settings: Settings, inputs: dict[str, Artifact], roles: Roles) -> tor
 
 def _report(out: Path, best: int | None) -> dict[str, float]:
     """The closing table, from the points on held-out prompts, and the page of figures; the kept policy's numbers."""
-    from alignment.reporting import rl_plots
+    from alignment.reporting import rl_plots, rl_tables
     from alignment.rl import records
     from alignment.training.tracking import METRICS
 
     points = records.read(out / records.FRONT)
     kept = next((point for point in points if point["step"] == best), points[-1])
-    columns = ("step", "KL to the start", "reward", *points[0]["others"])
-    rows = [
-        (
-            f"{point['step']:,}{' *' if point is kept else ''}",
-            f"{point['kl']:.3f}",
-            f"{point['reward']:.3f}",
-            *(f"{value:.3f}" for value in point["others"].values()),
-        )
-        for point in _some(points, kept)
-    ]
-    console.table("on held-out prompts (* is kept)", columns, rows, right=columns)
+    rl_tables.show(points, kept)
     if console.is_main_process():
         metrics, samples = records.read(out / METRICS), records.read(out / records.SAMPLES)
         files.write_atomic(out / PLOTS, rl_plots.page(metrics, points, samples, kept=kept["step"]))
@@ -382,7 +385,9 @@ def _report(out: Path, best: int | None) -> dict[str, float]:
     }
 
 
-def _some(points: list[dict[str, Any]], kept: dict[str, Any], most: int = 12) -> list[dict[str, Any]]:
-    """At most so many points, the first, the last and the kept one among them."""
-    places = {round(place * (len(points) - 1) / (most - 1)) for place in range(most)} | {points.index(kept)}
-    return [points[place] for place in sorted(places)]
+def _drawn(out: Path, answers: int) -> int:
+    """Tokens of all answers that were learned from, ``answers`` a step."""
+    from alignment.training.tracking import METRICS, read_metrics
+
+    lengths = (row["length/mean"] for row in read_metrics(out / METRICS) if "length/mean" in row)
+    return round(sum(length * answers for length in lengths))

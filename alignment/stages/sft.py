@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -41,7 +42,7 @@ class Settings(StrictSettings):
 
 def disk_needed(settings: Settings) -> int:
     """Bytes for the model and its checkpoints."""
-    return disk_for(settings.model.shape)
+    return disk_for(settings.model.shape, settings.optimisation)
 
 
 def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
@@ -53,12 +54,13 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
 
     from alignment.chat.types import row_key
     from alignment.data import seen
-    from alignment.training import policies
+    from alignment.training import policies, snapshots
     from alignment.training.engine import resolve
     from alignment.training.rows import TokenRows
     from alignment.training.session import train_and_measure
 
     engine = resolve(settings.engine)
+    snapshots.need_whole_models(settings.optimisation.snapshots, settings.adapter.kind)
     dataset = inputs["data"].need("dataset")
     model = settings.model
     policy = policies.open_policy(
@@ -86,6 +88,7 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
         inputs=inputs,
         seed=settings.seed,
     )
+    snapshots.write(out, policies.trained(policy), partial(policies.save_policy, policy))
     if settings.adapter.kind != "none":
         policy = policies.merge_adapter(policy, inputs["model.weights"], out)
     policies.save_policy(policy, out)
@@ -101,7 +104,7 @@ def _kept(dataset: Artifact, split: str, policy: Policy, settings: Settings, out
     """The conversations of a split that fit the context, rendered; the others as the settings say."""
     import json
 
-    from alignment import files
+    from alignment import files, ranks
     from alignment.data import store
 
     if split != "train" and split not in store.card(dataset.path)["rows"]:
@@ -119,7 +122,7 @@ def _kept(dataset: Artifact, split: str, policy: Policy, settings: Settings, out
                 cause=f"The model's context is {policy.tokens_limit:,} tokens.",
                 remedy=f"Say too_long=leave_out (they are listed in {LEFT_OUT}), or shorten it in the recipe.",
             )
-    if left_out:
+    if left_out and ranks.is_main():
         lines = "".join(json.dumps(line) + "\n" for line in left_out)
         files.write_atomic(out / f"{split}_{LEFT_OUT}", lines)
     return kept

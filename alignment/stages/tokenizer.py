@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from alignment import artifacts
+from alignment import artifacts, files
 from alignment.artifacts import Artifact, Outcome
 from alignment.errors import UserError
 from alignment.settings import Settings as StrictSettings
@@ -27,7 +27,7 @@ def sources(settings: Settings) -> list[Path]:
     """The file to extend."""
     if settings.extend is None:
         return []
-    path = Path(settings.extend).expanduser()
+    path = files.typed(settings.extend)
     if not path.is_file():
         raise UserError(f"extend={settings.extend}: there is no such file", remedy="Name a .model or .spm file.")
     return [path]
@@ -39,7 +39,7 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
     from alignment.training import policies
 
     if settings.extend is not None:
-        train.extend(Path(settings.extend).expanduser(), out)
+        train.extend(files.typed(settings.extend), out)
     elif settings.data is not None:
         train.train(_texts(inputs["data"].need("dataset")), settings.pieces, out, settings.seed)
     else:

@@ -61,7 +61,7 @@ def train(
     course = Course(title, out, numbers, engine, tracker, seed, len(rows))
     collate = DirectCollator(pad_id, branches.shares_prompts(model))
 
-    def build(watcher: Watcher) -> DirectTrainer:
+    def build(course: Course, watcher: Watcher) -> DirectTrainer:
         trainer = DirectTrainer(
             model=cast(PreTrainedModel, model),
             args=course.arguments(
@@ -74,14 +74,14 @@ def train(
             ),
             train_dataset=_with_reference(rows, reference_PA),
             data_collator=loop.Counting(collate, watcher, len),  # type: ignore[arg-type]
-            processing_class=AutoTokenizer.from_pretrained(tokenizer_folder),
+            processing_class=AutoTokenizer.from_pretrained(tokenizer_folder, trust_remote_code=False),
             callbacks=[watcher],
         )
         if "ref" in getattr(model, "peft_config", {}):
             # TRL copies an adapter to have a reference; ours is already known.
             cast(Any, model).delete_adapter("ref")
         trainer.adopt(course, course.batches(rows.lengths))
-        _install_logprobs(core.causal_lm(cast(nn.Module, trainer.model)), engine.settings.loss_chunk)
+        _install_logprobs(core.causal_lm(cast(nn.Module, trainer.model)), engine)
         return trainer
 
     trained = loop.conduct(course, build)
@@ -183,7 +183,7 @@ def _laid_out(trees: Sequence[Tree], pad_id: int, share: bool) -> Lines:
     return lines | branches.spans(lines, trees)._asdict()
 
 
-def _install_logprobs(model: nn.Module, loss_chunk: int) -> None:
+def _install_logprobs(model: nn.Module, engine: Engine) -> None:
     """Let ``model(..., answer_logprobs=True)`` read lines: inside DDP's and DeepSpeed's forward, that is."""
     original: Callable[..., Any] = model.forward
 
@@ -191,6 +191,7 @@ def _install_logprobs(model: nn.Module, loss_chunk: int) -> None:
     def forward(*args: Any, answer_logprobs: bool = False, **inputs: Any) -> Any:
         if not answer_logprobs:
             return original(*args, **inputs)
-        return {"logprobs": batch_logprobs(model, cast(Lines, inputs), loss_chunk)}
+        with autocast(engine):
+            return {"logprobs": batch_logprobs(model, cast(Lines, inputs), engine.settings.loss_chunk)}
 
     model.forward = forward

@@ -9,6 +9,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from alignment import ranks
 from alignment.errors import UserError
 from alignment.settings import Settings, execution
 
@@ -30,8 +31,19 @@ class EngineSettings(Settings):
         "rows beside each other by length, or packed end to end; auto packs where attention is flex (CUDA)"
     )
     gradient_checkpointing: bool = execution("compute activations again in the backward pass, to save memory")
-    zero: Literal[0, 1, 2] = execution("DeepSpeed's ZeRO stage; 0 is no DeepSpeed")
+    processes: Literal["one", "several", "any"] = execution("how many processes it is for; others are refused")
+    zero: Literal[0, 1, 2, 3] = execution(
+        "what DeepSpeed divides among the processes: 1 the optimiser's state, 2 gradients too, 3 weights too; 0 nothing"
+    )
+    offload: bool = execution("keep what ZeRO divides in the memory of the CPU")
+    gather: bool = execution(
+        "rl under ZeRO 3: gather whole weights once a rollout, to draw and to read; false gathers them to draw alone, "
+        "and reads layer by layer, in less memory"
+    )
     loss_chunk: int = execution("tokens per chunk of the loss over the vocabulary", ge=16)
+    watchdog_minutes: float | None = execution(
+        "without a step for so long a process counts as hung, and the run is stopped; null waits for ever", gt=0
+    )
 
 
 @dataclass(frozen=True)
@@ -59,16 +71,14 @@ def resolve(settings: EngineSettings) -> Engine:
     if settings.device == "cuda" and not cuda:
         raise UserError("engine.device=cuda: this machine has no CUDA device", remedy="Say engine.device=cpu or auto.")
     device = "cuda" if cuda and settings.device != "cpu" else "cpu"
+    if device == "cpu":
+        # DeepSpeed, where installed, would otherwise look for an accelerator and print that there is none.
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     bf16 = settings.precision == "bf16" or (settings.precision == "auto" and _has_bf16(device))
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if settings.zero and "RANK" not in os.environ:
-        raise UserError(
-            f"engine.zero={settings.zero} outside a launcher",
-            cause="DeepSpeed needs to know its rank and the others.",
-            remedy="Start it as `torchrun --nproc_per_node=<GPUs> -m alignment.run …`, or say engine=single.",
-        )
+    if device == "cuda" and ranks.world() > 1:
+        torch.cuda.set_device(ranks.local_rank() % torch.cuda.device_count())
     packed = settings.layout == "packed" or (settings.layout == "auto" and device == "cuda")
-    return Engine(device, bf16, packed, world, settings)
+    return Engine(device, bf16, packed, ranks.world(), settings)
 
 
 def autocast(engine: Engine) -> torch.autocast:
@@ -80,35 +90,24 @@ def autocast(engine: Engine) -> torch.autocast:
 
 def batch_arithmetic(batch: int, engine: Engine) -> tuple[int, int]:
     """(rows per forward pass and process, forward passes per step); refuses what does not divide."""
-    if batch % engine.world:
+    share, micro = share_of(batch, engine.world, engine.settings)
+    return micro, share // micro
+
+
+def share_of(batch: int, world: int, settings: EngineSettings) -> tuple[int, int]:
+    """(rows per process and step, rows per forward pass). Raises :class:`UserError` where something does not divide."""
+    if batch % world:
         raise UserError(
-            f"batch={batch} does not divide among {engine.world} processes",
-            remedy=f"Choose a multiple of {engine.world}.",
+            f"batch={batch} does not divide among {world} processes", remedy=f"Choose a multiple of {world}."
         )
-    share = batch // engine.world
-    micro = engine.settings.micro_batch or share
-    micro = min(micro, share)
+    share = batch // world
+    micro = min(settings.micro_batch or share, share)
     if share % micro:
         raise UserError(
             f"engine.micro_batch={micro} does not divide a process's share of {share} rows",
             remedy=f"Choose a divisor of {share}.",
         )
-    return micro, share // micro
-
-
-def deepspeed_config(engine: Engine) -> dict[str, Any] | None:
-    """DeepSpeed's configuration for the Trainer, or None where ZeRO is off."""
-    stage = engine.settings.zero
-    if not stage:
-        return None
-    return {
-        "zero_optimization": {"stage": stage, "overlap_comm": True, "contiguous_gradients": True},
-        "bf16": {"enabled": "auto"},
-        "gradient_clipping": "auto",
-        "train_batch_size": "auto",
-        "train_micro_batch_size_per_gpu": "auto",
-        "gradient_accumulation_steps": "auto",
-    }
+    return share, micro
 
 
 def _has_bf16(device: str) -> bool:

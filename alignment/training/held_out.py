@@ -11,8 +11,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from alignment import ranks
 from alignment.gemma import core
 from alignment.objectives.imitation import chunked_nll
+from alignment.training import team
 from alignment.training.engine import Engine
 from alignment.training.rows import IGNORE, Collator, TokenRows
 
@@ -33,13 +35,13 @@ class HeldOut(NamedTuple):
 
 @torch.no_grad()
 def held_out(model: nn.Module, rows: TokenRows, *, pad_id: int, engine: Engine) -> HeldOut:
-    """NLL of every row in fp32, rows of like length together."""
+    """NLL of every row in fp32, rows of like length together; each process does its share, and all get all."""
     collate = Collator(pad_id)
     nll, tokens = np.zeros(len(rows)), np.zeros(len(rows), dtype=np.int64)
     weight_VD, softcap = core.head(model)
     was_training = model.training
     model.eval()
-    for members in _by_length(rows.lengths):
+    for members in _by_length(rows.lengths)[ranks.rank() :: ranks.world()]:
         batch = collate([_labelled(*rows.row(index)) for index in members])
         ids_BT, labels_BT = batch["input_ids"].to(engine.device), batch["shift_labels"].to(engine.device)
         hidden_BTD = core.hidden_states(model, ids_BT)
@@ -52,7 +54,8 @@ def held_out(model: nn.Module, rows: TokenRows, *, pad_id: int, engine: Engine) 
                 )
             )
     model.train(was_training)
-    return HeldOut(nll, tokens)
+    shares = team.exchange((nll, tokens))
+    return HeldOut(sum(share[0] for share in shares), sum(share[1] for share in shares))
 
 
 def _labelled(ids: np.ndarray, trained: np.ndarray) -> dict[str, list[int]]:

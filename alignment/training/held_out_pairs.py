@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from alignment.gemma import branches
+from alignment.training import team
 from alignment.training.pair_rows import PairRow
 
 TOKENS_A_BATCH = 8_192
@@ -29,7 +30,12 @@ class SideScores(NamedTuple):
 
 @torch.no_grad()
 def side_scores(model: nn.Module, rows: Sequence[PairRow], *, pad_id: int, device: str) -> SideScores:
-    """Scores in fp32, pairs of like length together."""
+    """Scores in fp32, pairs of like length together; each process does its share, and all get all."""
+    found = team.divided(rows, lambda some: _scores(model, some, pad_id, device))
+    return SideScores(found[:, 0], found[:, 1])
+
+
+def _scores(model: nn.Module, rows: Sequence[PairRow], pad_id: int, device: str) -> np.ndarray:
     found = np.zeros((len(rows), 2))
     share, was_training = branches.shares_prompts(model), model.training
     model.eval()
@@ -41,4 +47,4 @@ def side_scores(model: nn.Module, rows: Sequence[PairRow], *, pad_id: int, devic
         scores = branches.scores(model, {name: tensor.to(device) for name, tensor in lines.items()})
         found[some] = scores.view(-1, 2).cpu().numpy()
     model.train(was_training)
-    return SideScores(found[:, 0], found[:, 1])
+    return found

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from alignment import console, files
+from alignment import console, files, ranks
 from alignment.chat.types import Comparison
 from alignment.data import store
 from alignment.data.rows import Split
@@ -53,7 +53,8 @@ def _list_fits(renderer: Renderer, count: int, split: str, dataset: Path, out: P
         )
     lines = "".join(json.dumps(asdict(fit) | {"split": split}) + "\n" for fit in renderer.fits)
     listed = out / f"{split}_{LEFT_OUT}"
-    files.write_atomic(listed, lines)
+    if ranks.is_main():
+        files.write_atomic(listed, lines)
     if len(left) > max_left_out * count:
         raise UserError(
             f"{dataset}: {len(left):,} of {count:,} pairs do not fit, more than max_left_out={max_left_out:g}",

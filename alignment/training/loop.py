@@ -9,16 +9,11 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
-
-if not torch.cuda.is_available():
-    # DeepSpeed, where installed, would otherwise look for an accelerator and print that there is none.
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")
-
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -26,10 +21,12 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from alignment import console, files, parts
 from alignment.errors import UserError
-from alignment.training import checkpoints
-from alignment.training.engine import Engine, batch_arithmetic, deepspeed_config
+from alignment.training import checkpoints, team, universal, watchdog, zero
+from alignment.training.engine import Engine, batch_arithmetic
 from alignment.training.optimisation import Optimisation, total_steps
+from alignment.training.preemption import StepEnds
 from alignment.training.rows import PlannedBatches
+from alignment.training.snapshots import Aside
 from alignment.training.tracking import Tracker, read_metrics
 
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
@@ -41,7 +38,7 @@ class Trained:
 
     steps: int
     amount: int
-    """What this process has seen since it started: real tokens, padding not counted, or pairs."""
+    """What all processes have seen since they started: real tokens, padding not counted, or pairs."""
     seconds: float
     loss: float
     """Of the last logged steps: mean NLL per trained token, or mean loss per pair, in nats."""
@@ -59,6 +56,8 @@ class Course:
     tracker: Tracker
     seed: int
     rows: int
+    universal: bool = False
+    """Whether it goes on from a checkpoint of another number of processes under DeepSpeed."""
 
     @property
     def steps(self) -> int:
@@ -84,6 +83,10 @@ class Course:
         """The trainer's configuration, of TRL's class ``kind``."""
         numbers, engine = self.numbers, self.engine
         micro, accumulation = batch_arithmetic(numbers.batch, engine)
+        # DeepSpeed would turn the weights into bf16; the adapters autocast instead.
+        mixed = engine.bf16 and not engine.settings.zero
+        if zero.begin(engine):
+            more["accelerator_config"] = {"use_configured_state": True}
         return kind(
             output_dir=str(self.folder),
             max_steps=self.steps,
@@ -99,9 +102,9 @@ class Course:
             adam_epsilon=numbers.epsilon,
             max_grad_norm=numbers.clip_norm,
             optim="adamw_torch_fused",
-            bf16=engine.bf16,
-            use_cpu=engine.device == "cpu",
-            deepspeed=deepspeed_config(engine),
+            bf16=mixed,
+            use_cpu=engine.device == "cpu" and not engine.settings.zero,
+            deepspeed=zero.config(engine, universal=self.universal),
             seed=self.seed,
             data_seed=self.seed,
             logging_steps=self.every,
@@ -115,19 +118,27 @@ class Course:
         )
 
 
-def conduct(course: Course, build: Callable[[Watcher], Planned]) -> Trained:
+def conduct(course: Course, build: Callable[[Course, Watcher], Planned]) -> Trained:
     """Train what ``build`` makes; goes on from the last whole checkpoint where there is one."""
-    checkpoint = checkpoints.last_whole(course.folder)
-    course.tracker.rewind(checkpoints.step_of(checkpoint) if checkpoint else 0)
-    with console.progress(course.title, course.steps, "steps") as progress:
-        watcher = Watcher(course.tracker, progress)
-        trainer = build(watcher)
-        result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    need_finite_weights(cast(nn.Module, trainer.model), course.steps)
+    checkpoint = team.from_main(lambda: checkpoints.last_whole(course.folder))
     resumed = checkpoints.step_of(checkpoint) if checkpoint else None
+    course.tracker.rewind(resumed or 0)
+    if checkpoint is not None:
+        found = universal.fitting(checkpoint, course.engine, course.out)
+        course, checkpoint = replace(course, universal=found != checkpoint), found
+    minutes = course.engine.settings.watchdog_minutes
+    with console.progress(course.title, course.steps, "steps") as progress, watchdog.watching(course.out, minutes):
+        watcher = Watcher(course.tracker, progress)
+        trainer = build(course, watcher)
+        trainer.add_callback(Aside(course.out, course.numbers.snapshots))
+        result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    trainer.ends.end()
+    zero.end(trainer.model_wrapped, course.engine)
+    need_finite_weights(cast(nn.Module, trainer.model), course.steps)
+    amount = sum(team.exchange(watcher.amount))
     # From the file and not from memory: a run that was killed after its last step has no step left to log.
-    logged = [row["loss"] for row in read_metrics(course.tracker.path) if "loss" in row]
-    return Trained(course.steps, watcher.amount, result.metrics["train_runtime"], logged[-1], resumed)
+    loss = team.from_main(lambda: [row["loss"] for row in read_metrics(course.tracker.path) if "loss" in row][-1])
+    return Trained(course.steps, amount, result.metrics["train_runtime"], loss, resumed)
 
 
 class Planned(Trainer):
@@ -136,9 +147,11 @@ class Planned(Trainer):
     def adopt(self, course: Course, batches: PlannedBatches) -> None:
         """Take our batches and our folder; separate from the constructor, which is TRL's."""
         self._folder = self._writing = course.folder
-        self._out = course.out
+        self._out, self._engine = course.out, course.engine
         self._batches = batches
         self.remove_callback(PrinterCallback)
+        self.ends = StepEnds(self)
+        self.add_callback(self.ends)
         self.processing_class = None  # The stage saves the tokenizer, once.
 
     def get_train_dataloader(self) -> DataLoader:
@@ -160,25 +173,31 @@ class Planned(Trainer):
             remedy=f"Lower optimisation.learning_rate; the batch is in {path}, the last whole checkpoint from before.",
         )
 
+    def _prepare_for_training(self, *args: Any, **more: Any) -> Any:
+        prepared = super()._prepare_for_training(*args, **more)
+        zero.need_engine(self.model_wrapped, self._engine, self.accelerator.num_processes)
+        universal.divide_steps(self.model_wrapped)
+        return prepared
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         # TRL's own adds a model card; transformers' own writes in place. Ours is whole or not there.
         step = self.state.global_step
         need_finite_weights(model, step)
-        if not console.is_main_process():
-            self._writing = self._folder / f"checkpoint-{step}.partial"
-            Trainer._save_checkpoint(self, model, trial)
-            self.accelerator.wait_for_everyone()
-            self.accelerator.wait_for_everyone()
-            return
-        with checkpoints.writing(self._folder, step) as beside:
+        with checkpoints.writing_together(self._folder, step, team.meet) as beside:
             self._writing = beside
             Trainer._save_checkpoint(self, model, trial)
-            written = beside / f"checkpoint-{step}"
-            self.accelerator.wait_for_everyone()
-            for path in written.iterdir():
-                os.replace(path, beside / path.name)
-            written.rmdir()
-        self.accelerator.wait_for_everyone()
+            team.meet()
+            if console.is_main_process():
+                written = beside / f"checkpoint-{step}"
+                for path in written.iterdir():
+                    os.replace(path, beside / path.name)
+                written.rmdir()
+                universal.describe(beside, self._engine)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the weights of a checkpoint; DeepSpeed's own has them."""
+        if not self._engine.settings.zero:
+            super().save_model(output_dir, _internal_call)
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self._writing)
@@ -187,7 +206,7 @@ class Planned(Trainer):
 def need_finite_weights(model: nn.Module, step: int) -> None:
     """A finite loss may have a gradient that is not: such weights are never kept. Raises :class:`UserError`."""
     for name, weight in model.named_parameters():
-        if weight.requires_grad and not bool(torch.isfinite(weight).all()):
+        if weight.requires_grad and not bool(torch.isfinite(zero.own_part(weight)).all()):
             raise UserError(
                 f"{name} is not finite after step {step}",
                 cause="A gradient was not: a learning rate that is too high, or arithmetic that overflowed.",

@@ -24,19 +24,22 @@ class Optimisation(Settings):
     epsilon: float = identity("AdamW's ε", gt=0)
     clip_norm: float = identity("largest norm of the gradient", gt=0)
     length_window: int = identity("batches among which rows are sorted by length; 1 keeps the order drawn", ge=1)
+    snapshots: int | None = identity("steps between models that are kept for averages; null keeps the last only", ge=1)
     checkpoint_steps: int = execution("steps between two checkpoints", ge=1)
 
 
-def disk_for(shape: str | None) -> int:
+def disk_for(shape: str | None, numbers: Optimisation) -> int:
     """Bytes for a model of this shape in fp32: its weights, and three checkpoints of weights and two moments.
 
-    Two checkpoints are kept, and a third exists while it is being written. A shape not named counts as ``mini``.
+    Two checkpoints are kept, and a third exists while it is being written. A snapshot is there twice for a while. A
+    shape not named counts as ``mini``; of a run that is counted in epochs snapshots are not foreseen.
     """
     from alignment.gemma.presets import REPORTED_VOCABULARY, parameter_counts, shape_named
 
     name = shape or "mini"
     vocabulary = 4096 if name.startswith("mini") else REPORTED_VOCABULARY
-    return 4 * sum(parameter_counts(shape_named(name), vocabulary)) * (1 + 3 * 3)
+    snapshots = 0 if numbers.snapshots is None else ((numbers.steps or 0) - 1) // numbers.snapshots
+    return 4 * sum(parameter_counts(shape_named(name), vocabulary)) * (1 + 3 * 3 + 2 * max(0, snapshots))
 
 
 def total_steps(numbers: Optimisation, rows: int) -> int:

@@ -9,12 +9,14 @@ from typing import Any
 
 from torch import nn
 
+from alignment import ranks
 from alignment.artifacts import Artifact, Tokens
 from alignment.chat import render, template, tokenizers
 from alignment.chat.tokenizers import Tokenizer
 from alignment.errors import UserError
 from alignment.gemma import core
 from alignment.gemma.presets import Shape, shape_named
+from alignment.training import team
 from alignment.training.engine import Engine
 from alignment.training.model_settings import AdapterSettings
 
@@ -107,20 +109,28 @@ def merge_adapter(policy: Policy, trunk: Artifact, out: Path) -> Policy:
     """
     from peft import PeftModel
 
+    if not ranks.is_main():
+        return policy  # Nothing more is done with it: what is written is written by the main process.
     policy.model.save_pretrained(out / "adapter", safe_serialization=True)  # type: ignore[operator]
     model = PeftModel.from_pretrained(core.load(trunk.path), out / "adapter")
     return Policy(model.merge_and_unload(), policy.tokenizer, policy.schema)
 
 
+def trained(policy: Policy) -> dict[str, nn.Parameter]:
+    """What is trained, by name."""
+    return {name: weight for name, weight in policy.model.named_parameters() if weight.requires_grad}
+
+
 def save_policy(policy: Policy, out: Path) -> None:
     """Write a plain Hugging Face directory: weights, tokenizer, template, generation config."""
     save_tokenizer(policy.tokenizer, policy.schema, out)
-    core.save(policy.model, out, stop_ids=policy.stop_ids)
+    if ranks.is_main():
+        core.save(policy.model, out, stop_ids=policy.stop_ids)
 
 
 def save_tokenizer(tokenizer: Tokenizer, schema: str, out: Path) -> None:
-    """Write the tokenizer and the chat template that renders as we do."""
-    template.write(out, tokenizer, schema)
+    """Write the tokenizer and the chat template that renders as we do; once, whoever reads them afterwards."""
+    team.from_main(lambda: template.write(out, tokenizer, schema))
 
 
 def parameters(config: Any) -> Mapping[str, int]:

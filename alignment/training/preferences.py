@@ -21,7 +21,7 @@ from trl import RewardConfig, RewardTrainer
 from alignment.gemma import branches
 from alignment.objectives.preference import bradley_terry, safety_loss
 from alignment.training import loop
-from alignment.training.engine import Engine
+from alignment.training.engine import Engine, autocast
 from alignment.training.loop import Course, Trained, Watcher
 from alignment.training.optimisation import Optimisation
 from alignment.training.pair_rows import PairCollator, PairRows
@@ -49,7 +49,7 @@ def train(
     course = Course(title, out, numbers, engine, tracker, seed, len(rows))
     collate = PairCollator(pad_id, branches.shares_prompts(model))
 
-    def build(watcher: Watcher) -> PreferenceTrainer:
+    def build(course: Course, watcher: Watcher) -> PreferenceTrainer:
         trainer = PreferenceTrainer(
             model=cast(PreTrainedModel, model),
             args=course.arguments(
@@ -60,13 +60,13 @@ def train(
             ),
             train_dataset=rows.dataset,
             data_collator=loop.Counting(collate, watcher, _pairs),  # type: ignore[arg-type]
-            processing_class=AutoTokenizer.from_pretrained(tokenizer_folder),
+            processing_class=AutoTokenizer.from_pretrained(tokenizer_folder, trust_remote_code=False),
             callbacks=[watcher],
         )
         trainer.adopt(course, course.batches(rows.lengths))
         trainer.safety_weight = safety_weight
         trainer.model_accepts_loss_kwargs = False  # A batch's loss is a mean over pairs, whatever their lengths.
-        _install_scores(_base(cast(nn.Module, trainer.model)))
+        _install_scores(_base(cast(nn.Module, trainer.model)), engine)
         return trainer
 
     trained = loop.conduct(course, build)
@@ -110,7 +110,7 @@ def _base(model: nn.Module) -> nn.Module:
     return getattr(model, "get_base_model", lambda: model)()
 
 
-def _install_scores(model: nn.Module) -> None:
+def _install_scores(model: nn.Module, engine: Engine) -> None:
     """Let ``model(..., answer_scores=True)`` score lines: inside DDP's and DeepSpeed's forward, that is."""
     original: Callable[..., Any] = model.forward
 
@@ -118,6 +118,7 @@ def _install_scores(model: nn.Module) -> None:
     def forward(*args: Any, answer_scores: bool = False, **inputs: Any) -> Any:
         if not answer_scores:
             return original(*args, **inputs)
-        return {"scores": branches.scores(model, cast(dict[str, torch.Tensor], inputs))}
+        with autocast(engine):
+            return {"scores": branches.scores(model, cast(dict[str, torch.Tensor], inputs))}
 
     model.forward = forward

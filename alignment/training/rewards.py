@@ -13,7 +13,7 @@ from alignment.chat.tokenizers import Tokenizer
 from alignment.errors import UserError
 from alignment.gemma import core, heads
 from alignment.gemma.heads import Scale
-from alignment.training import policies
+from alignment.training import policies, team
 from alignment.training.engine import Engine
 from alignment.training.model_settings import AdapterSettings
 
@@ -97,7 +97,7 @@ def merge_adapter(reward: Reward, plain: Reward, out: Path) -> Reward:
     """
     from peft import PeftModel
 
-    reward.model.save_pretrained(out / "adapter", safe_serialization=True)  # type: ignore[operator]
+    team.from_main(lambda: cast(Any, reward.model).save_pretrained(out / "adapter", safe_serialization=True))
     model = PeftModel.from_pretrained(cast(Any, plain.model), out / "adapter")
     return Reward(model.merge_and_unload(), reward.tokenizer, reward.schema)
 
@@ -125,7 +125,7 @@ def set_dropout(reward: Reward, share: float) -> None:
 def save(reward: Reward, out: Path, scale: Scale) -> None:
     """Write a plain Hugging Face directory: weights, tokenizer, template, and what the scores mean."""
     policies.save_tokenizer(reward.tokenizer, reward.schema, out)
-    heads.save_reward(reward.model, out, scale)
+    team.from_main(lambda: heads.save_reward(reward.model, out, scale))
 
 
 def _take_head(model: heads.RewardModel, source: Artifact) -> None:

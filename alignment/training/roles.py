@@ -40,7 +40,7 @@ def open_roles(
         return _shared(policy, inputs, engine, adapter=adapter, critic=critic, moves=moves, half=half)
     anchor = inputs.get("anchoring.weights")
     if anchor is not None:
-        _need_same_tokens(anchor.need("policy"), "anchoring.weights", policy)
+        need_same_tokens(anchor.need("policy"), "anchoring.weights", policy)
         if moves:
             _need_same_shape(anchor, policy)
     held = None if anchor is None else policies.open_policy(anchor, engine, attention=attention).model
@@ -125,12 +125,12 @@ def _critic(
                 f"critic.init=reward: {key} ({artifact.step or artifact.path}) is no reward model with weights here",
                 remedy="Name one in critic.weights, or say critic.init=policy.",
             )
-        _need_same_tokens(artifact, key, policy)
+        need_same_tokens(artifact, key, policy)
         critic = rewards.begin(artifact, engine, head=None, head_seed=0, attention=attention)
     return critic.model if adapter.kind == "none" else rewards.adapt(critic, adapter).model
 
 
-def _need_same_tokens(artifact: Artifact, key: str, policy: Policy) -> None:
+def need_same_tokens(artifact: Artifact, key: str, policy: Policy) -> None:
     """A model that reads the policy's ids has its pieces and its way of opening and closing turns."""
     tokenizer, schema = policies.vocabulary_of(artifact, shape=None, schema="auto")
     own = policy.tokens

@@ -99,6 +99,11 @@ def plan_steps(lengths: np.ndarray, batch: int, steps: int, seed: int, window: i
         planned, number = planned + width, number + 1
 
 
+def planned_tokens(lengths: np.ndarray, batch: int, steps: int, seed: int, window: int) -> int:
+    """Tokens of all rows of all steps: what a run processes, however often it is stopped and by how many processes."""
+    return int(sum(lengths[rows].sum() for rows in plan_steps(lengths, batch, steps, seed, window)))
+
+
 class PlannedBatches(Sampler[list[int]]):
     """A batch sampler over a whole run: every step's rows, by length, cut into micro-batches.
 

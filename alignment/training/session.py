@@ -9,12 +9,12 @@ from typing import Any
 
 from alignment import console
 from alignment.artifacts import Artifact, Outcome
-from alignment.training import policies
+from alignment.training import policies, team
 from alignment.training.engine import Engine
 from alignment.training.held_out import held_out
 from alignment.training.optimisation import Optimisation
 from alignment.training.policies import Policy
-from alignment.training.rows import TokenRows
+from alignment.training.rows import TokenRows, planned_tokens
 from alignment.training.supervised import train
 from alignment.training.tracking import Tracker, TrackerSettings, read_metrics
 
@@ -66,6 +66,7 @@ def train_and_measure(
     rate = trained.amount / max(trained.seconds, 1e-9)
     console.say(f"  {trained.steps:,} steps, {rate:,.0f} real tokens/s", style="dim")
     notes = engine.notes() | {"tokens_per_second": round(rate), "resumed_from_step": trained.resumed_from}
+    notes["tokens_processed"] = planned_tokens(rows.lengths, numbers.batch, trained.steps, seed, numbers.length_window)
     return Outcome(
         "policy", metrics, HELD_OUT if held_out_rows is not None else "loss", tokens=policy.tokens, notes=notes
     )
@@ -75,7 +76,9 @@ def _loss_before(policy: Policy, rows: TokenRows | None, pad_id: int, engine: En
     """The held-out loss before training; a resumed run reads it from the first one's metrics."""
     if rows is None:
         return math.nan
-    recorded = [row[HELD_OUT] for row in read_metrics(tracker.path) if row["step"] == 0 and HELD_OUT in row]
+    recorded = team.from_main(
+        lambda: [row[HELD_OUT] for row in read_metrics(tracker.path) if row["step"] == 0 and HELD_OUT in row]
+    )
     if recorded:
         return recorded[0]
     loss = held_out(policy.model, rows, pad_id=pad_id, engine=engine).mean

@@ -19,7 +19,7 @@ from trl import SFTConfig, SFTTrainer
 from alignment.gemma import branches, core
 from alignment.objectives.imitation import chunked_nll
 from alignment.training import loop
-from alignment.training.engine import Engine
+from alignment.training.engine import Engine, autocast
 from alignment.training.loop import Course, Trained, Watcher
 from alignment.training.optimisation import Optimisation
 from alignment.training.rows import IGNORE, Collator, TokenRows
@@ -46,7 +46,7 @@ def train(
     course = Course(title, out, numbers, engine, tracker, seed, len(rows))
     collate = Collator(pad_id, engine.packed, one_line=not branches.shares_prompts(model))
 
-    def build(watcher: Watcher) -> SupervisedTrainer:
+    def build(course: Course, watcher: Watcher) -> SupervisedTrainer:
         trainer = SupervisedTrainer(
             model=cast(PreTrainedModel, model),
             args=course.arguments(
@@ -59,12 +59,12 @@ def train(
             ),
             train_dataset=rows.dataset(),
             data_collator=loop.Counting(collate, watcher, _tokens),
-            processing_class=AutoTokenizer.from_pretrained(tokenizer_folder),
+            processing_class=AutoTokenizer.from_pretrained(tokenizer_folder, trust_remote_code=False),
             callbacks=[watcher],
         )
         trainer.adopt(course, course.batches(rows.lengths))
         trainer.model_accepts_loss_kwargs = True
-        _install_loss_head(core.causal_lm(cast(nn.Module, trainer.model)), engine.settings.loss_chunk)
+        _install_loss_head(core.causal_lm(cast(nn.Module, trainer.model)), engine)
         return trainer
 
     trained = loop.conduct(course, build)
@@ -96,7 +96,7 @@ class SupervisedTrainer(loop.Planned, SFTTrainer):
         return nll * (self.accelerator.num_processes / num_items_in_batch)
 
 
-def _install_loss_head(model: core.CausalLM, loss_chunk: int) -> None:
+def _install_loss_head(model: core.CausalLM, engine: Engine) -> None:
     """Let ``model(..., answer_nll=True)`` return the summed NLL: inside DDP's and DeepSpeed's forward, that is."""
     original: Callable[..., Any] = model.forward
 
@@ -104,9 +104,11 @@ def _install_loss_head(model: core.CausalLM, loss_chunk: int) -> None:
     def forward(*args: Any, answer_nll: bool = False, **inputs: Any) -> Any:
         if not answer_nll:
             return original(*args, **inputs)
-        hidden_BTD = core.hidden_states(model, inputs["input_ids"], position_ids=inputs.get("position_ids"))
-        weight_VD, softcap = core.head(model)
-        hidden_ND, labels_N = hidden_BTD.flatten(0, 1), inputs["shift_labels"].flatten()
-        return {"nll": chunked_nll(hidden_ND, weight_VD, labels_N, softcap=softcap, chunk_tokens=loss_chunk)}
+        with autocast(engine):
+            hidden_BTD = core.hidden_states(model, inputs["input_ids"], position_ids=inputs.get("position_ids"))
+            weight_VD, softcap = core.head(model)
+            hidden_ND, labels_N = hidden_BTD.flatten(0, 1), inputs["shift_labels"].flatten()
+            chunk = engine.settings.loss_chunk
+            return {"nll": chunked_nll(hidden_ND, weight_VD, labels_N, softcap=softcap, chunk_tokens=chunk)}
 
     model.forward = forward

@@ -1,27 +1,35 @@
 """Metrics on their way to a person: ``metrics.jsonl`` always, W&B offline unless the user is logged in.
 
 A resumed stage continues the same W&B run, and rows that the interrupted run wrote past its last checkpoint are taken
-back, so that no step is counted twice. W&B is told what stands on disk, row by row (``wandb_runs.py``).
+back, so that no step is counted twice. W&B is told what stands on disk, row by row (``wandb_runs.py``); where its
+process dies, its run is begun anew and told all of it again, a counted number of times.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from alignment import console, files
 from alignment.artifacts import Artifact
+from alignment.errors import UserError
+from alignment.training import incidents, wandb_runs
 from alignment.training.wandb_runs import TABLES, Run, TrackerSettings, number, whole_rows
 
-__all__ = ["METRICS", "Tracker", "TrackerSettings", "conclude", "leave_open", "read_metrics"]
+__all__ = ["METRICS", "Tracker", "TrackerSettings", "abandon", "conclude", "leave_open", "read_metrics"]
 
 METRICS = "metrics.jsonl"
+LOSSES = 3
+"""How often in one run W&B's process may die."""
 
 _open: dict[Path, Run] = {}
 """Runs whose stage is done and whose artifact is not yet finished, by its folder."""
+_live: dict[Path, Run] = {}
+"""Runs whose stage is going on, by the folder of what it makes."""
 
 
 class Tracker:
@@ -40,19 +48,59 @@ class Tracker:
         inputs: Mapping[str, Artifact] | None = None,
     ) -> None:
         self.out, self.path, self.every = out, out / METRICS, settings.every
+        self._settings, self._config, self._stage = settings, config, stage
+        self._inputs = list((inputs or {}).values())
         self._active = console.is_main_process()
         self._run: Run | None = None
-        self._untold, self._untold_tables = 0, 0
+        self._untold = self._untold_tables = self._losses = 0
         if not self._active:
             return
         for path in (self.path, out / TABLES):
             _keep(path, math.inf)
         if settings.wandb != "off":
-            self._untold, self._untold_tables = len(whole_rows(self.path)), len(whole_rows(out / TABLES))
-            self._run = Run(settings, folder=out, place=out, stage=stage, config=config)
-            self._run.over_steps()
-            for artifact in (inputs or {}).values():
-                self._run.take(artifact)
+            self._open()
+
+    def _open(self) -> None:
+        """Begin or go on with the run; it still has to be told what stands on disk."""
+        self._untold, self._untold_tables = len(whole_rows(self.path)), len(whole_rows(self.out / TABLES))
+        self._run = Run(self._settings, folder=self.out, place=self.out, stage=self._stage, config=self._config)
+        _live[self.out] = self._run
+        self._run.over_steps()
+        for artifact in self._inputs:
+            self._run.take(artifact)
+
+    def _tell(self, say: Callable[[Run], None], *, kept: bool = True) -> None:
+        """Tell W&B something; ``kept``: it stands on disk too, from which a run that is begun anew is told."""
+        while self._run is not None:
+            try:
+                say(self._run)
+                return
+            except ConnectionError as error:
+                self._begin_again(error)
+                if kept:
+                    return
+
+    def _begin_again(self, error: ConnectionError) -> None:
+        """W&B's process is gone: start another, with all there is. Raises :class:`UserError` the last time."""
+        while self._losses < LOSSES:
+            self._losses += 1
+            why = f"W&B's process was gone ({error}); its run was begun anew, time {self._losses} of at most {LOSSES}"
+            console.say(f"  {why}", style="yellow")
+            incidents.note(self.out, why)
+            wandb_runs.forget_process()
+            try:
+                self._open()
+                self.rewind(math.inf)
+            except ConnectionError as again:
+                error = again
+            else:
+                return
+        _live.pop(self.out, None)
+        raise UserError(
+            f"W&B's process was gone {LOSSES + 1} times",
+            cause=f"The last time: {error}",
+            remedy="The same command goes on from the last whole checkpoint; tracker=off leaves W&B out.",
+        )
 
     def rewind(self, step: float) -> None:
         """Take back every row past ``step``; the run goes on from there, and W&B is told what it does not know."""
@@ -78,21 +126,21 @@ class Tracker:
             return
         row = {"step": step} | {name: number(value) for name, value in metrics.items()}
         _append(self.path, row)
-        if self._run is not None:
-            self._run.log(row)
+        self._tell(lambda run: run.log(row))
 
     def table(self, name: str, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
         """Show rows of text and numbers in W&B; what is kept on disk for people is the caller's."""
         if self._run is not None and rows:
             _append(self.out / TABLES, {"step": step, "name": name, "rows": [dict(row) for row in rows]})
-            self._run.table(name, rows, step)
+            self._tell(lambda run: run.table(name, rows, step))
 
     def finish(self, summary: Mapping[str, float]) -> None:
         """Give the closing numbers; the run stays open for the artifact that the stage is about to finish."""
         if self._run is not None:
             if self._untold or self._untold_tables:
                 self.rewind(math.inf)
-            self._run.summarise(summary)
+            self._tell(lambda run: run.summarise(summary), kept=False)
+            _live.pop(self.out, None)
             leave_open(self.out, self._run)
 
 
@@ -105,9 +153,27 @@ def conclude(artifact: Artifact) -> None:
     """Declare a finished artifact as what its run made, with all its numbers, and close the run, if there is one."""
     run = _open.pop(artifact.path, None)
     if run is not None:
-        run.summarise(artifact.metrics)
+        run.summarise({**artifact.metrics, **_energy(artifact)})
         run.give(artifact)
         run.finish()
+
+
+def abandon(out: Path, why: str) -> None:
+    """The stage that writes ``out`` has been stopped: its run, if there is one, says why and ends as failed."""
+    run = _live.pop(out, None) or _open.pop(out, None)
+    if run is not None:
+        # That W&B is gone as well changes nothing about why the stage ends.
+        with contextlib.suppress(ConnectionError):
+            run.fail(why)
+
+
+def _energy(artifact: Artifact) -> dict[str, float]:
+    """What of an artifact's energy is known, as numbers of its run."""
+    if artifact.energy is None:
+        return {}
+    named = {name: getattr(artifact.energy, name) for name in ("device_hours", "kwh", "kg_co2eq")}
+    named["tokens_per_kwh"] = artifact.tokens_per_kwh
+    return {f"energy/{name}": value for name, value in named.items() if value is not None}
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

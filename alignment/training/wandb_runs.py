@@ -22,15 +22,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from alignment.artifacts import Artifact
-from alignment.errors import UserError
+from alignment.artifacts import Artifact, contained
+from alignment.errors import PASSWORD, UserError
 from alignment.settings import Settings, execution
 
 TABLES = "wandb/tables.jsonl"
 """The tables that W&B was told, to be told again after a kill; like its own files, no part of an artifact."""
 MODELS = ("policy", "reward")
 LONGEST_NAME = 128
-PASSWORD = re.compile(r"://[^/@\s]+@")
 
 
 class TrackerSettings(Settings):
@@ -132,6 +131,11 @@ class Run:
         """Close the run; online, once everything has arrived."""
         self._run.finish()
 
+    def fail(self, why: str) -> None:
+        """Close the run, as one that was stopped."""
+        self._run.summary["stopped"] = why
+        self._run.finish(exit_code=1)
+
     @contextlib.contextmanager
     def _staging(self) -> Iterator[None]:
         """Keep beside the run what W&B would stage in the user's home until it is synced."""
@@ -145,12 +149,23 @@ class Run:
                 del os.environ["WANDB_DATA_DIR"]
 
 
+def forget_process() -> None:
+    """Let go of a process of W&B's that has died, so that the next run starts another."""
+    import wandb
+
+    # It says goodbye to the process, which is not there.
+    with contextlib.suppress(ConnectionError):
+        wandb.teardown()
+
+
 def wandb_artifact(artifact: Artifact, upload: Literal["none", "models"]) -> Any:
     """A draft of the W&B artifact that stands for ``artifact``: name, kind, facts, and an entry for every file."""
     import wandb
 
     made = wandb.Artifact(_allowed(f"{artifact.step}.{artifact.kind}"), type=artifact.kind, metadata=facts(artifact))
     whole = upload == "models" and artifact.kind in MODELS and artifact.path.is_dir()
+    if whole:
+        contained(artifact)
     for name, digest in artifact.files.items():
         if whole:
             made.add_file(str(artifact.path / name), name=name, policy="immutable", skip_cache=True)
@@ -178,6 +193,7 @@ def facts(artifact: Artifact) -> dict[str, Any]:
         "versions": artifact.versions,
         "created": artifact.created,
         "seconds": artifact.seconds,
+        "energy": asdict(artifact.energy) if artifact.energy else None,
     }
 
 
@@ -220,9 +236,9 @@ def _init(
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
 
-    online = settings.wandb == "online" or (settings.wandb == "auto" and wandb.login(prompt=False, verify=False))
     step = place.name.rpartition("-")[0] or place.name
     try:
+        online = settings.wandb == "online" or (settings.wandb == "auto" and wandb.login(prompt=False, verify=False))
         return wandb.init(
             project=settings.project,
             id=name,
@@ -238,7 +254,7 @@ def _init(
             reinit="finish_previous",
             settings=wandb.Settings(console="off", x_disable_stats=True) if quiet else None,
         )
-    except wandb.errors.Error as error:
+    except (wandb.errors.Error, ValueError) as error:  # the second for a key that can be none
         raise UserError(
             f"tracker.wandb={settings.wandb}: {error}", remedy="Say tracker=offline, or tracker=off."
         ) from None

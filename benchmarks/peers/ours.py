@@ -100,7 +100,11 @@ def engine_settings(job: Job) -> EngineSettings:
         layout="auto",
         gradient_checkpointing=False,
         zero=0,
+        processes="any",
+        offload=False,
+        gather=True,
         loss_chunk=1024,
+        watchdog_minutes=None,
     )
 
 
@@ -144,6 +148,7 @@ def updating_of(job: Job) -> Updating:
         beta2=0.95,
         epsilon=1e-5,
         clip_norm=1.0,
+        snapshots=None,
         checkpoint_steps=NEVER,
     )
 

@@ -180,6 +180,15 @@ def test_runs_that_were_measured_otherwise_are_refused(tmp_path: Path, more: dic
         front_points.of_runs([run(tmp_path / "1", looks), run(tmp_path / "2", looks, **more)], ["a", "b"])
 
 
+def test_a_later_run_stands_beside_the_first_by_its_reference(tmp_path: Path) -> None:
+    looks = [(0, 0.0, 0.1, 0.5), (10, 0.4, 0.9, 0.6)]
+    first = run(tmp_path / "1", looks, policy="a" * 64)
+    later = run(tmp_path / "2", looks, policy="b" * 64, reference="a" * 64)
+    assert len(front_points.of_runs([first, later], ["first", "later"]).lines) == 2
+    with pytest.raises(UserError, match=r"watching\.reference"):
+        front_points.of_runs([first, run(tmp_path / "3", looks, policy="b" * 64)], ["first", "later"])
+
+
 def test_another_reward_for_another_seed_is_fine(tmp_path: Path) -> None:
     looks = [(0, 0.0, 0.1, 0.5), (10, 0.4, 0.9, 0.6)]
     runs = [run(tmp_path / str(place), looks, reward=reward * 64) for place, reward in enumerate("abab")]

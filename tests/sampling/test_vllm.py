@@ -199,7 +199,13 @@ def test_addresses(url: str | None) -> None:
     assert Server.parse({"url": url, "group_port": 51216, "timeout_s": 600, "retries": 8}).url == url
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:8000", "http://host", "https://host:1", "http://me:secret@host:80", ""])
-def test_what_is_no_address(url: str) -> None:
-    with pytest.raises(UserError, match=r"url="):
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        *((url, "url=") for url in ("127.0.0.1:8000", "http://host", "https://host:1", "")),
+        ("http://me:secret@host:80", "password"),
+    ],
+)
+def test_what_is_no_address(url: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
         Server.parse({"url": url, "group_port": 51216, "timeout_s": 600, "retries": 8})

@@ -40,7 +40,11 @@ ENGINE = Engine(
         layout="auto",
         gradient_checkpointing=False,
         zero=0,
+        processes="any",
+        offload=False,
+        gather=True,
         loss_chunk=64,
+        watchdog_minutes=None,
     ),
 )
 Build = Callable[..., Path]

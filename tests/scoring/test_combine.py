@@ -334,7 +334,7 @@ def test_settings_that_fit_together(changed: dict[str, Any]) -> None:
         ({"rule": "weighted", "others": [], "weights": [1.0]}, r"others=\[\]: rule=weighted needs it"),
         ({"rule": "weighted", "others": ["x:y"]}, r"weights=None: rule=weighted needs it"),
         ({"rule": "weighted", "others": ["x:y"], "weights": [1.0]}, r"weights=\[1.0\]: 2 weights are needed"),
-        ({"rule": "weighted", "others": ["x:y"], "weights": [1.0, math.nan]}, r"weights=.*a finite number"),
+        ({"rule": "weighted", "others": ["x:y"], "weights": [1.0, math.nan]}, r"weights\.1=nan.*a finite number"),
         ({"rule": "weighted", "others": ["x:y"], "weights": [1.0, 0.0]}, r"weights=.*other than 0"),
         ({"weights": [1.0]}, r"weights=\[1.0\]: rule=single has no use for it\n.*rule=weighted"),
         ({"rule": "llama2", "safety": "a:b", "safety_below": 1.5}, r"safety_below=1.5"),

@@ -27,7 +27,11 @@ SETTINGS = EngineSettings(
     layout="auto",
     gradient_checkpointing=False,
     zero=0,
+    processes="any",
+    offload=False,
+    gather=True,
     loss_chunk=64,
+    watchdog_minutes=None,
 )
 ENGINE = Engine("cpu", False, False, 1, SETTINGS)
 LINES = [f"the answer to question {number} is {number % 7}, said the friend of the town" for number in range(200)]

@@ -265,7 +265,7 @@ def test_nothing_of_this_machine_is_told(lab: Lab, monkeypatch: pytest.MonkeyPat
         content = path.read_bytes()
         assert str(lab.root).encode() not in content, path.name
         assert str(Path.cwd()).encode() not in content, path.name
-    with pytest.raises(UserError, match="LICENSE would tell the value of SOME_API_KEY"):
+    with pytest.raises(UserError, match="holds the value of SOME_API_KEY"):
         lab.run(lab.model("reward"), "b", licence="Ours alone\n\nabcdefghijk")
     assert not lab.release("b").exists()
 

@@ -69,7 +69,18 @@ def test_a_reward_model_scores_what_fits_and_nothing_longer(side: str, reward: A
 
 def engine_settings() -> EngineSettings:
     plain = {"device": "cpu", "precision": "fp32", "micro_batch": None, "layout": "auto"}
-    return EngineSettings.parse({**plain, "gradient_checkpointing": False, "zero": 0, "loss_chunk": 64})
+    return EngineSettings.parse(
+        {
+            **plain,
+            "gradient_checkpointing": False,
+            "processes": "any",
+            "zero": 0,
+            "offload": False,
+            "gather": True,
+            "loss_chunk": 64,
+            "watchdog_minutes": None,
+        }
+    )
 
 
 def dialogue(row: Comparison, answer: str) -> Messages:

@@ -31,7 +31,7 @@ from alignment.training.engine import EngineSettings, resolve
 
 ENGINE = {
     "device": "cpu", "precision": "fp32", "micro_batch": None, "layout": "auto", "gradient_checkpointing": False,
-    "zero": 0, "loss_chunk": 64,
+    "processes": "any", "zero": 0, "offload": False, "gather": True, "loss_chunk": 64, "watchdog_minutes": None,
 }  # fmt: skip
 HELD = street(16, 100)
 

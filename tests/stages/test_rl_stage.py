@@ -20,9 +20,12 @@ from safetensors.torch import load_file
 
 from alignment import run
 from alignment.artifacts import Artifact
+from alignment.errors import UserError
 from alignment.gemma import core
+from alignment.run import compose
 from alignment.settings import describe
 from alignment.stages import rl
+from alignment.training import fit
 from alignment.training.tracking import read_metrics
 
 PLOTS = "plots.html"
@@ -128,6 +131,20 @@ def test_everything_that_is_to_be_watched_is_written(made: Artifact) -> None:
         assert watched <= row.keys()
         assert all(row[name] is not None for name in row)
         assert 0 < row["entropy"] < np.log(core.read_config(made.path).vocab_size) + 1
+
+
+def test_the_kl_may_be_measured_to_the_first_of_several_runs(made: Artifact, parts: Parts, tmp_path: Path) -> None:
+    """A run that begins where another has ended: its own start is at 0, the first one's is not."""
+    begun = (f"policy=run:{made.path}", f"reward=run:{parts.judge}", "anchoring.kind=fixed", "updating.steps=1")
+    rows = {}
+    for name, more in (("own", ()), ("first", (f"watching.reference=dir:{parts.model}",))):
+        found = trained(tmp_path, parts.model, parts.data, parts.judge, *begun, *more, name=name)
+        rows[name] = [json.loads(line) for line in (found.path / "front.jsonl").read_text().splitlines()]
+    assert rows["own"][0]["kl"] == pytest.approx(0, abs=1e-6)
+    assert rows["first"][0]["kl"] > 1e-3
+    assert rows["own"][1]["reward"] == rows["first"][1]["reward"], "nothing else is changed by it"
+    last = [json.loads(line) for line in (made.path / "front.jsonl").read_text().splitlines()][-1]
+    assert rows["first"][0]["kl"] == pytest.approx(last["kl"], abs=1e-5), "as the first run measured its own end"
 
 
 def test_it_has_seen_the_train_prompts_and_not_those_it_was_measured_on(made: Artifact, parts: Parts) -> None:
@@ -346,15 +363,24 @@ def test_an_anchor_of_another_schema(tmp_path: Path, refused: Refused) -> None:
     assert "has another chat schema than the policy (gemma1, the policy's is gemma2)" in said
 
 
+def test_a_reference_of_another_vocabulary(tmp_path: Path, refused: Refused) -> None:
+    other = rewarding.policy(tmp_path / "other", 460)
+    assert "watching.reference: " in (said := refused(f"watching.reference=dir:{other}"))
+    assert "another tokenizer than the policy" in said
+
+
 def test_an_anchor_of_another_vocabulary(tmp_path: Path, refused: Refused) -> None:
     other = rewarding.policy(tmp_path / "other", 460)
     assert "has another tokenizer than the policy" in refused(f"anchoring.weights=dir:{other}")
 
 
-def test_a_minibatch_that_does_not_divide_among_processes(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_minibatch_that_does_not_divide_among_processes() -> None:
     """Two groups of two answers a step among two processes are one each; a minibatch of one group is none."""
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert "updating.minibatch=2" in refused("updating.batch=4", "updating.minibatch=2")
+    values = compose("rl", {"updating.batch": 4, "updating.minibatch": 2, "drawing.samples": 2})
+    settings = rl.Settings.parse(values, "stage=rl")
+    fit.check_groups(settings.updating, 2, 1)
+    with pytest.raises(UserError, match=r"updating\.minibatch=2: does not divide among 2 processes"):
+        fit.check_groups(settings.updating, 2, 2)
 
 
 def test_an_anchor_of_another_shape_cannot_follow_the_policy(tmp_path: Path, refused: Refused) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from alignment.errors import UserError
 from alignment.training import checkpoints
 
 
@@ -44,6 +46,23 @@ def test_a_broken_one_is_named_and_the_one_before_it_taken(
         mark.write_text(mark.read_text()[:-20])
     assert checkpoints.last_whole(tmp_path) == tmp_path / "checkpoint-1"
     assert "checkpoint-2 is passed over" in capsys.readouterr().out
+    # It counts as none of the two that are kept, and goes with the next whole one.
+    assert checkpoints.newest_first(tmp_path) == [tmp_path / "checkpoint-1"]
+    save(tmp_path, 3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-1", "checkpoint-3"]
+
+
+def test_nothing_is_written_that_would_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last one has 7 bytes of weights, 3 of state, and its mark."""
+    last = save(tmp_path, 1)
+    size = 10 + (last / checkpoints.MARK).stat().st_size
+    disk = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: disk._replace(free=size))
+    save(tmp_path, 2)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: disk._replace(free=size - 1))
+    with pytest.raises(UserError, match="MiB are needed"):
+        save(tmp_path, 3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-1", "checkpoint-2"]
 
 
 def test_an_exception_while_writing_leaves_the_earlier_ones(tmp_path: Path) -> None:

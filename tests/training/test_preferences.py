@@ -48,6 +48,7 @@ NUMBERS = {
     "epsilon": 1e-5,
     "clip_norm": 1.0,
     "length_window": 2,
+    "snapshots": None,
     "checkpoint_steps": 2,
 }
 SAFETY_WEIGHT = 0.5
@@ -80,8 +81,12 @@ def engine(**changes: object) -> Engine:
         "micro_batch": None,
         "layout": "auto",
         "gradient_checkpointing": False,
+        "processes": "any",
         "zero": 0,
+        "offload": False,
+        "gather": True,
         "loss_chunk": 16,
+        "watchdog_minutes": None,
     }
     settings = EngineSettings.parse({**values, **changes})
     return Engine("cpu", settings.precision == "bf16", False, 1, settings)

@@ -31,7 +31,11 @@ SETTINGS = EngineSettings(
     layout="auto",
     gradient_checkpointing=False,
     zero=0,
+    processes="any",
+    offload=False,
+    gather=True,
     loss_chunk=64,
+    watchdog_minutes=None,
 )
 ENGINE = Engine("cpu", False, False, 1, SETTINGS)
 SCALE = Scale(0.25, False, "gemma2")

@@ -40,6 +40,7 @@ NUMBERS = {
     "epsilon": 1e-8,
     "clip_norm": 1.0,
     "length_window": 2,
+    "snapshots": None,
     "checkpoint_steps": 2,
 }
 
@@ -57,8 +58,12 @@ def engine(**changes: object) -> Engine:
         "micro_batch": None,
         "layout": "auto",
         "gradient_checkpointing": False,
+        "processes": "any",
         "zero": 0,
+        "offload": False,
+        "gather": True,
         "loss_chunk": 16,
+        "watchdog_minutes": None,
     }
     settings = EngineSettings.parse({**values, **changes})
     return Engine("cpu", settings.precision == "bf16", settings.layout == "packed", 1, settings)

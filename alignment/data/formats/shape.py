@@ -90,7 +90,14 @@ def _reference(raw: Raw, shape: Shape) -> str | None:
     if "reference" not in shape.columns:
         return None
     value = raw.column(shape.columns["reference"])
-    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    try:
+        return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    except TypeError as error:
+        raise DataError(
+            raw.where,
+            f"column {shape.columns['reference']!r}: {error}",
+            remedy="Bytes, dates and decimals are no references; write the column as text or as numbers.",
+        ) from None
 
 
 def _text(raw: Raw, column: str, value: Any) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from alignment import artifacts
 from alignment.artifacts import NO_FOLDER, Artifact, Parent
+from alignment.energy.record import Total, total
 from alignment.store import Store
 
 GONE = "gone"
@@ -77,6 +78,12 @@ class Lineage:
     def gone(self) -> list[Node]:
         """What only its children's records tell of."""
         return [node for node in self.nodes.values() if node.kind == GONE]
+
+    @property
+    def energy(self) -> Total:
+        """What all of them took to make; what came from elsewhere is not in it."""
+        made = [node for node in self.nodes.values() if node.stage or node.kind == GONE]
+        return total(None if node.artifact is None else node.artifact.energy for node in made)
 
     def name(self, fingerprint: str) -> str:
         """What an artifact is called; told apart by its fingerprint where several have the name."""

@@ -103,6 +103,7 @@ def _details(node: Node, lineage: Lineage) -> dict[str, Any]:
     if found.created:
         facts.append(("made", f"{found.created} in {console.duration(found.seconds)}"))
         facts.append(("licences", ", ".join(found.licences) or "none inherited"))
+        facts += [("energy", found.energy.text)] if found.energy is not None else []
         facts += [(name, str(value)) for name, value in found.notes.items() if value is not None]
     metrics = [[name, f"{value:,.5g}"] for name, value in found.metrics.items()]
     return told | {

@@ -122,6 +122,7 @@ def _protocol(rows: Sequence[Measured], lineage: Lineage, absent: Sequence[str])
         "nothing of how another seed would have come out."
     )
     content = f"{tables.protocol(rows, lineage)}<h3>Versions and machines</h3>{tables.machines(lineage)}"
+    content += f"<h3>Energy</h3>{tables.energy(lineage)}"
     if absent:
         content += f"<h3>What is not here</h3><p>{' '.join(map(plain, absent))}</p>"
     return Section("how", "how measured", "What was measured how", text, content)

@@ -63,6 +63,23 @@ def machines(lineage: Lineage) -> str:
     return table(("", "", "artifacts"), [(name, value, f"{count}") for (name, value), count in sorted(counted.items())])
 
 
+def energy(lineage: Lineage) -> str:
+    """What every artifact took to make, the sum, and what is not in it."""
+    lines, summed = [], lineage.energy
+    for node in lineage.nodes.values():
+        took = None if node.artifact is None else node.artifact.energy
+        if node.artifact is not None and took is not None:
+            tokens = node.artifact.tokens_per_kwh
+            numbers = [_amount(one) for one in (took.device_hours, took.kwh, took.kg_co2eq)]
+            rate = "–" if tokens is None else f"{tokens:,.0f}"
+            lines.append([lineage.name(node.fingerprint), took.hardware, *numbers, took.how, rate])
+    if not lines:
+        return "<p>No record tells it.</p>"
+    columns = ("artifact", "device", "device-hours", "kWh", "kg CO₂eq", "how it is known", "tokens per kWh")
+    told = f"In all: {summed.text}. Not in it: {'; '.join(summed.excludes)}; nor what others have made."
+    return f"<p>{plain(told)}</p>{table(columns, lines)}"
+
+
 def table(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """A plain table, in which nothing is markup."""
     head = "".join(f'<th scope="col">{plain(column)}</th>' for column in columns)
@@ -131,6 +148,10 @@ def _cell(one: Mapping[str, float] | None, reach: tuple[float, float], under: st
 
 def _small(text: str) -> str:
     return f"<small>{plain(text)}</small>" if text else ""
+
+
+def _amount(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}"
 
 
 def _range(rows: Sequence[Measured], measure: str) -> tuple[float, float]:

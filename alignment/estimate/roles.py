@@ -1,0 +1,219 @@
+"""The memory of one GPU in reinforcement learning: drawing, judging, reading and learning with several models at once.
+
+Policy and critic are trained in one engine, with one backward pass over the sum of their losses; the anchor is fp32,
+not trained, and divided by ZeRO 3 alone (``rl/anchor.py``); reward models are whole on every GPU. Answers are drawn by
+the project's own sampler (``gemma/decode.py``), whose cache holds every slot of every row in fp32, windows or not, and
+which lays the projections that read the same input side by side. As in ``memory.py`` the estimate is the phase that
+needs the most.
+
+Every number is bytes. N tokens of a forward pass, D width, F feed-forward width, V vocabulary, C tokens of a chunk, H
+heads, T tokens of a line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from alignment.estimate import memory
+from alignment.estimate.arithmetic import FP32, Model, projections
+from alignment.estimate.memory import (
+    ACTIVATIONS,
+    ANCHOR,
+    BUFFERS,
+    CACHE,
+    COPIES,
+    CRITIC,
+    GRADIENTS,
+    LOGITS,
+    OPTIMISER,
+    REWARDS,
+    WEIGHTS,
+    Parts,
+    Pass,
+    Phase,
+    Way,
+    phase,
+)
+
+READ_TOKENS = {"cpu": 2_048, "cuda": 65_536}
+SCORED_TOKENS = {"cpu": 2_048, "cuda": 16_384}
+PREFILL_TOKENS = 4_096
+"""Tokens of a pass without gradients, as in ``rl/learner.py``, ``scoring/reward_model.py`` and ``gemma/decode.py``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """A GPU's share of a batch: ``prompts`` of ``prompt`` tokens, each with ``samples`` answers of ``answer`` tokens.
+
+    ``rows`` answers are drawn at once. ``elsewhere``: a server draws them, and nothing of it is here.
+    """
+
+    prompts: int
+    samples: int
+    prompt: int
+    answer: int
+    rows: int
+    elsewhere: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Roles:
+    """``shared``: all of them on the policy's trunk, which is frozen then; ``half`` holds its projections in bf16.
+
+    ``follows``: the anchor moves. ``start``: the policy as it was is held besides, to measure the KL to it.
+    ``judge_here``: the first of ``rewards`` is an adapter on the shared trunk as well.
+    """
+
+    policy: Model
+    critic: Model | None
+    rewards: tuple[Model, ...]
+    shared: bool = False
+    follows: bool = False
+    start: bool = False
+    half: bool = False
+    judge_here: bool = False
+
+    @property
+    def trained(self) -> int:
+        """Parameters that the engine trains."""
+        return self.policy.trained + (0 if self.critic is None else self.critic.trained)
+
+    @property
+    def in_engine(self) -> int:
+        """Parameters of policy and critic, a shared trunk once."""
+        critic = 0 if self.critic is None else self.critic.adapter if self.shared else self.critic.held
+        return self.policy.held + critic
+
+
+def reinforced(roles: Roles, way: Way, one: Pass, drawing: Drawing) -> list[Phase]:
+    """The phases of a step: from prompts to a better policy. ``one`` is a forward pass with gradients."""
+    held = _held(roles, way)
+    phases = [] if drawing.elsewhere else [_drawn("draw", roles, way, drawing, held)]
+    if way.zero == 3 and not roles.shared:
+        # On held-out prompts, which are always answered here, the anchor is whole as well.
+        looked = phase("", held, {ANCHOR: FP32 * replace(roles.policy, rank=None).held}).parts
+        phases.append(_drawn("look", roles, way, drawing, looked))
+    if roles.rewards:
+        judge = max(roles.rewards, key=lambda model: model.held)
+        lines = _lines(SCORED_TOKENS[way.device], one, drawing)
+        phases.append(phase("judge", held, forward(judge, way, lines, one.tokens)))
+    lines = _lines(READ_TOKENS[way.device], one, drawing)
+    return [*phases, _read(roles, way, one, lines, held), *_learned(roles, way, one, held)]
+
+
+def _lines(tokens: int, one: Pass, drawing: Drawing) -> int:
+    """Prompts with their answers that go forward together where there are no gradients."""
+    return min(max(1, tokens // one.tokens), drawing.prompts)
+
+
+def _held(roles: Roles, way: Way) -> Parts:
+    """Between steps."""
+    policy, critic = roles.policy, roles.critic
+    plain = FP32 * replace(policy, rank=None).held
+    parts: Parts = {
+        OPTIMISER: memory.moments(policy, way),
+        BUFFERS: memory.buffers(roles.trained, roles.in_engine, way),
+    }
+    if roles.shared:
+        trunk = plain - ((FP32 - 2) * policy.matrices if roles.half else 0)
+        divided = way.gpus if way.zero == 3 else 1
+        parts[WEIGHTS] = (trunk + FP32 * policy.adapter) / divided
+        parts[ANCHOR] = FP32 * policy.matrices if roles.follows else 0.0
+        own = 0 if critic is None else FP32 * (critic.adapter + 2 * policy.shape.width)
+        parts[CRITIC] = own / divided
+    else:
+        parts[WEIGHTS] = memory.weights(policy, way)
+        parts[ANCHOR] = plain / (way.gpus if way.zero == 3 else 1) + (plain if roles.start else 0.0)
+        parts[CRITIC] = 0.0 if critic is None else memory.weights(critic, way)
+    if critic is not None:
+        parts[CRITIC] += memory.moments(critic, way)
+    judges = roles.rewards[1:] if roles.judge_here else roles.rewards
+    parts[REWARDS] = sum(FP32 * judge.held for judge in judges)
+    if roles.judge_here:
+        parts[REWARDS] += FP32 * (roles.rewards[0].adapter + 2 * policy.shape.width)
+    return parts
+
+
+def _gathered(roles: Roles, way: Way) -> float:
+    """Whole weights of all that the engine has, where ZeRO 3 has divided them; layer by layer its buffers do."""
+    return FP32 * roles.in_engine if way.zero == 3 and way.gather else 0.0
+
+
+def _drawn(name: str, roles: Roles, way: Way, drawing: Drawing, held: Mapping[str, float]) -> Phase:
+    """The cache, projections that are laid side by side, and either the prompts' activations or the rows' logits.
+
+    Of logits there are themselves, their log-softmax, its exponential, and that and its running sum in fp64.
+    """
+    model, shape = roles.policy, roles.policy.shape
+    slots = drawing.rows * (drawing.prompt + drawing.answer)
+    cache = 2 * FP32 * shape.layers * slots * shape.kv_heads * shape.head_dim
+    (_, queries), (_, keys), _, _, (_, inner), *_ = projections(shape)
+    beside = FP32 * shape.layers * shape.width * (queries + 2 * keys + 2 * inner) if model.rank is None else 0
+    some = max(1, min(-(-drawing.rows // drawing.samples), PREFILL_TOKENS // drawing.prompt))
+    N = some * drawing.prompt
+    scores = 2 * FP32 * some * shape.heads * drawing.prompt**2
+    prefill = FP32 * N * (4 * shape.width + max(3 * (queries + 2 * keys), 4 * inner)) + scores
+    logits = (3 * FP32 + 2 * 8) * drawing.rows * model.vocabulary
+    more = {LOGITS: logits} if logits > prefill else {ACTIVATIONS: prefill}
+    return phase(name, held, {WEIGHTS: beside + _gathered(roles, way), CACHE: cache}, more)
+
+
+def _read(roles: Roles, way: Way, one: Pass, lines: int, held: Parts) -> Phase:
+    """Log-probabilities and values of a batch, without gradients."""
+    model = roles.policy
+    tokens, learned = lines * one.tokens, lines * one.learned // one.lines
+    logits = 3 * FP32 * min(way.loss_chunk, learned) * model.vocabulary + FP32 * tokens * model.shape.width
+    several = 1 if roles.critic is None else 2
+    copies = 2.0 * several * model.matrices if way.arithmetic.casts and model.rank is None else 0.0
+    gathered = _gathered(roles, way) if roles.shared else 0.0
+    more = {WEIGHTS: gathered, COPIES: copies, LOGITS: logits}
+    return phase("read", held, more, forward(model, way, lines, one.tokens))
+
+
+def forward(model: Model, way: Way, lines: int, tokens: int) -> Parts:
+    """What a forward pass without gradients over ``lines`` x ``tokens`` needs at the most.
+
+    Of the residual stream three copies; then either of the logits of attention two, with masks, beside queries, keys
+    and values, or three tensors of the MLP.
+    """
+    shape, p = model.shape, way.arithmetic.products
+    N = lines * tokens
+    (_, queries), (_, keys), *_ = projections(shape)
+    attention = N * (3 * p * queries + FP32 * (queries + 2 * keys))
+    if way.attention == "eager":
+        attention += lines * tokens**2 * (2 * FP32 * shape.heads + 2 * FP32)
+    widest = max(attention, 3 * p * N * shape.feedforward)
+    cast = 2.0 * max(wide * high for wide, high in projections(shape)) if way.arithmetic.casts else 0.0
+    return {ACTIVATIONS: 3 * FP32 * N * shape.width + widest, COPIES: cast}
+
+
+def _learned(roles: Roles, way: Way, one: Pass, held: Parts) -> list[Phase]:
+    """Both go forward; then the critic, which was the last to do so, goes back, and then the policy."""
+    policy = memory.run(roles.policy, way, one, "logprobs", acts=True, within=way.zero == 0, half=roles.half)
+    earlier = memory.gradients(roles.policy, way) if one.more else 0.0
+    if roles.critic is None:
+        phases = [phase("loss", held, policy.loss, {GRADIENTS: earlier}), *memory.backward(policy, held, earlier)]
+        critics = 0.0
+    else:
+        critic = memory.run(roles.critic, way, one, "score", acts=True, within=way.zero == 0, half=roles.half)
+        critics = memory.gradients(roles.critic, way)
+        theirs = critics if one.more else 0.0
+        before = {GRADIENTS: earlier, CRITIC: theirs}
+        after = {CRITIC: critics}
+        phases = [
+            phase("loss", held, policy.loss, critic.left, before),
+            phase("critic's backward begins", held, policy.left, critic.begins, before),
+            phase(
+                "critic's backward ends",
+                held,
+                policy.left,
+                critic.ends,
+                {GRADIENTS: earlier, CRITIC: max(theirs, critic.coming)},
+            ),
+            phase("critic's embedding", held, policy.left, {GRADIENTS: earlier, CRITIC: critics + critic.embedding}),
+            *memory.backward(policy, phase("", held, after, {COPIES: critic.left[COPIES]}).parts, earlier),
+        ]
+    whole = {GRADIENTS: memory.gradients(roles.policy, way), CRITIC: critics}
+    end = memory.at_the_end(held, roles.in_engine, way)
+    return [*phases, memory.update(held, whole, roles.trained, way), *end]

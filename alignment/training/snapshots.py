@@ -1,0 +1,106 @@
+"""Models along a run, to be averaged: what is trained is put aside on the way, and becomes models when the run is done.
+
+``<out>/snapshots/step-<n>/`` is then a model directory with a record of its own, which ``run:`` names.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import TrainerCallback
+
+from alignment import files, parts, ranks
+from alignment.artifacts import SNAPSHOTS
+from alignment.errors import UserError
+from alignment.training import team, zero
+
+
+class Aside(TrainerCallback):
+    """Puts aside what a trainer of transformers' trains, every so many steps but the last; None never does."""
+
+    def __init__(self, out: Path, every: int | None) -> None:
+        self._out, self._every = out, every
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: nn.Module | None = None, **_: Any) -> None:
+        if model is not None and is_due(self._every, state.global_step, state.max_steps):
+            trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+            put_aside(self._out, state.global_step, trained)
+
+
+def need_whole_models(every: int | None, adapter: str) -> None:
+    """Raise :class:`UserError` where adapters are trained and models are asked for along the way."""
+    if every is not None and adapter != "none":
+        raise UserError(
+            f"optimisation.snapshots={every} and adapter.kind={adapter}",
+            cause="What is kept along the way are whole models, and this run trains an adapter.",
+            remedy="Say optimisation.snapshots=null, or adapter.kind=none. The adapters of several runs can be merged.",
+        )
+
+
+def is_due(every: int | None, step: int, last: int) -> bool:
+    """Whether the model of this step is kept; that of the last one is the result."""
+    return every is not None and step % every == 0 and step < last
+
+
+def put_aside(out: Path, step: int, trained: Mapping[str, Tensor]) -> None:
+    """Write what is trained, by name; every process comes here. A step that comes again has the same bits."""
+    weights = zero.on_main(trained)
+    if not ranks.is_main():
+        return
+    path = _folder(out) / f"step-{step}.safetensors"
+    files.make_folder(path.parent)
+    beside = path.with_name(path.name + files.TEMPORARY)
+    save_file(weights, beside)
+    files.sync_tree(path.parent)
+    os.replace(beside, path)
+
+
+@torch.no_grad()
+def write(out: Path, held: Mapping[str, Tensor], save: Callable[[Path], None]) -> None:
+    """Make a model of everything that was put aside; every process comes here.
+
+    ``held`` is what has been trained, plain, of the model that ``save`` writes into a folder. It has its last weights
+    again afterwards.
+    """
+    steps = team.from_main(lambda: _unmade(out))
+    last = {name: weight.detach().cpu().clone() for name, weight in held.items()} if steps else {}
+    for step in steps:
+        final = out / SNAPSHOTS / step
+        beside = final.with_name(step + files.TEMPORARY)
+        _put(held, load_file(_folder(out) / f"{step}.safetensors"))
+        save(beside)
+        team.from_main(partial(_finish, beside, final))
+    _put(held, last)
+
+
+def _unmade(out: Path) -> list[str]:
+    """What was put aside and is no model yet, with an empty folder for each."""
+    found = [path.stem for path in _folder(out).glob("step-*.safetensors")]
+    steps = [step for step in found if not (out / SNAPSHOTS / step).is_dir()]
+    for step in steps:
+        beside = out / SNAPSHOTS / (step + files.TEMPORARY)
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+    return sorted(steps, key=lambda step: int(step.partition("-")[2]))
+
+
+def _finish(beside: Path, final: Path) -> None:
+    files.sync_tree(beside)
+    os.replace(beside, final)
+
+
+def _put(held: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+    for name, weight in weights.items():
+        held[name].copy_(weight)
+
+
+def _folder(out: Path) -> Path:
+    return out / parts.FOLDER / SNAPSHOTS
