@@ -211,7 +211,7 @@ def configure(request: Request) -> dict[str, Any]:
             groups[key] = value
         elif not any(key == name or name.startswith(f"{key}.") or key.startswith(f"{name}.") for name in known):
             deeper = [name for name in known if name.rpartition(".")[2] == key]
-            remedy = f"Did you mean {deeper[0]}?" if deeper else nearest(key, [*known, *GROUPS])
+            remedy = f"Did you mean {deeper[0]}?" if deeper else _instead(key, known)
             raise UserError(f"{key}: stage={request.stage} has no such key", remedy=remedy)
         else:
             values.append((key, _text_value(value, key in lists) if _is_raw(key, raw) else _parse_value(key, value)))
@@ -219,6 +219,13 @@ def configure(request: Request) -> dict[str, Any]:
     for key, parsed in values:
         lay(composed, key, parsed)
     return composed
+
+
+def _instead(key: str, known: list[str]) -> str:
+    """What to say in the place of a key that a stage does not have."""
+    if key in GROUPS:
+        return f"Leave {key}= out: this stage has nothing that it would choose."
+    return nearest(key, [*known, *({name.partition(".")[0] for name in known} & {*GROUPS})])
 
 
 def _is_raw(key: str, raw: set[str]) -> bool:

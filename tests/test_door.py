@@ -102,6 +102,8 @@ def test_sweeps_give_every_combination() -> None:
         (["stage=sft", "seed"], "key=value"),
         (["--hlep"], "Did you mean '--help'"),
         (["seed=1"], "stage=… is missing"),
+        (["stage=merge", "tracker=off"], "Leave tracker= out"),
+        (["stage=merge", "methd=slerp"], "Did you mean 'method'"),
     ],
 )
 def test_mistakes_are_told_with_a_remedy(arguments: list[str], word: str, capsys: pytest.CaptureFixture[str]) -> None:
