@@ -67,6 +67,7 @@ def convert(source: Path, target: Path) -> None:
         inject_missing_state=True,
     )
     console.say("  a checkpoint of another number of processes is converted", style="dim")
+    files.make_folder(target.parent)
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
         ds_to_universal.main(wanted)
 
