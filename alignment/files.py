@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import stat
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -102,9 +103,10 @@ def make_folder(folder: Path) -> None:
     """Create ``folder``; a place that cannot be written is a :class:`UserError`."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f"probe{TEMPORARY}"
-        probe.touch()
-        probe.unlink()
+        # Of a name of its own: other processes of a run, on other machines too, look at the same moment.
+        handle, probe = tempfile.mkstemp(suffix=TEMPORARY, dir=folder)
+        os.close(handle)
+        Path(probe).unlink(missing_ok=True)
     except OSError as error:
         raise disk_error(error, folder) from None
 

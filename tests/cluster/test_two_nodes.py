@@ -58,9 +58,12 @@ def door(cluster: Cluster, store: Path, *arguments: str) -> str:
 
 
 def closing_table(said: str) -> list[list[str]]:
-    """The steps of a closing table with their headlines, without times and folders."""
+    """The steps of a closing table with their headlines, without times and folders.
+
+    A long folder's name goes on in a line of its own, which begins with a space.
+    """
     lines = said.partition("\nstep ")[2].partition("\nenergy of all")[0].splitlines()[1:]
-    return [line.split()[:1] + line.split()[-3:-1] for line in lines if line.strip()]
+    return [line.split()[:1] + line.split()[-3:-1] for line in lines if line.strip() and not line.startswith(" ")]
 
 
 # ── pipelines ────────────────────────────────────────────────────────────────────────────────────
@@ -235,8 +238,9 @@ def undisturbed(
     return of
 
 
-def _long(stage: str, given: tiny_runs.Given, store: Path) -> list[str]:
+def _long(stage: str, given: tiny_runs.Given, store: Path, times: int = 1) -> list[str]:
     steps, every, _ = FEWER.get(stage, (STEPS, EVERY, LATE_ENOUGH))
+    steps *= times
     return tiny_runs.line(stage, given, store, "engine=ddp", *_micro(stage), steps=steps, every=every)
 
 
@@ -300,7 +304,7 @@ def test_a_rank_that_is_killed_again_and_again_gives_up(
     cluster: Cluster, given: tiny_runs.Given, tmp_path: Path
 ) -> None:
     log = tmp_path / "job.out"
-    line = _long("sft", given, tmp_path)
+    line = _long("sft", given, tmp_path, times=20)
     options = (*TWO_NODES, "--export=ALL,ALIGNMENT_FAULTS=1")
     job = submit(cluster, log, "stage.sbatch", *line, options=options)
     for _ in range(2):
