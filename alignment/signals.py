@@ -24,6 +24,8 @@ LISTENED = (signal.SIGUSR1, signal.SIGTERM)
 HEARTBEAT = "heartbeat.json"
 BETWEEN_BEATS = 5.0
 """Seconds, at least."""
+GLANCE = 0.5
+"""Seconds after which one that waits looks whether it was asked to stop."""
 
 
 class Preempted(BaseException):
@@ -70,6 +72,14 @@ def heed(where: str) -> None:
     """
     if _asked and ranks.world() == 1:
         raise Preempted(_asked, where)
+
+
+def pause(seconds: float, where: str) -> None:
+    """Wait for something outside, but end here, as :func:`heed` does, as soon as this process is asked to stop."""
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        heed(where)
+        time.sleep(min(left, GLANCE))
 
 
 def _note(number: int, frame: FrameType | None) -> None:

@@ -133,8 +133,9 @@ ranks() {
   export PYTHONUNBUFFERED=1
   ((restarts)) && say "start $((restarts + 1))"
   [[ -z $warned ]] || again "told to end before it had begun"
-  # A rank that ends with an error must not end those that are still saving; those that wait for it end by themselves.
-  srun --kill-on-bad-exit=0 --wait=300 ${OPTIONS[@]+"${OPTIONS[@]}"} ${INSIDE[@]+"${INSIDE[@]}"} "$@" &
+  # A rank that ends with an error must not end those that are still saving; those that wait for it end by themselves,
+  # within seconds once they have come together. Before that nobody but srun knows that one will not come.
+  srun --kill-on-bad-exit=0 --wait=90 ${OPTIONS[@]+"${OPTIONS[@]}"} ${INSIDE[@]+"${INSIDE[@]}"} "$@" &
   step=$!
   # Slurm tells the batch shell of the time limit, and the ranks themselves of preemption.
   trap 'warned=1; kill -s USR1 "$step"' USR1

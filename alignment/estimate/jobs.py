@@ -12,7 +12,7 @@ from alignment.estimate import communication, memory
 from alignment.estimate.arithmetic import FP32, Model
 from alignment.estimate.communication import Traffic
 from alignment.estimate.memory import Loss, Pass, Phase, Way
-from alignment.estimate.roles import Drawing, Roles, reinforced
+from alignment.estimate.roles import Drawing, Roles, gathered, reinforced
 
 Stage = Literal["pretrain", "sft", "reward", "dpo", "rl"]
 STAGES: tuple[Stage, ...] = ("pretrain", "sft", "reward", "dpo", "rl")
@@ -49,15 +49,18 @@ class Job:
 
 def phases(job: Job) -> list[Phase]:
     """What one GPU holds at each moment of a step."""
-    more = job.passes > 1
     if job.roles is None or job.drawing is None:
-        one = Pass(job.rows, job.length, job.rows * job.length, trees=job.stage in ("reward", "dpo"), more=more)
+        trees = job.stage in ("reward", "dpo")
+        one = Pass(job.rows, job.length, job.rows * job.length, trees=trees, more=job.passes > 1)
         return memory.supervised(job.model, job.way, one, LOSSES[job.stage])
-    drawing = job.drawing
+    return reinforced(job.roles, job.way, _of_trees(job, job.drawing), job.drawing)
+
+
+def _of_trees(job: Job, drawing: Drawing) -> Pass:
+    """A forward pass over prompts with their answers."""
     groups = max(1, job.rows // drawing.samples)
     line = drawing.prompt + drawing.samples * drawing.answer
-    one = Pass(groups, line, groups * drawing.samples * drawing.answer, trees=True, more=more)
-    return reinforced(job.roles, job.way, one, drawing)
+    return Pass(groups, line, groups * drawing.samples * drawing.answer, trees=True, more=job.passes > 1)
 
 
 def fullest(job: Job) -> Phase:
@@ -67,11 +70,14 @@ def fullest(job: Job) -> Phase:
 
 def traffic(job: Job) -> Traffic:
     """Bytes that one GPU sends in an optimiser step, and in rl for one batch of answers."""
+    rollout = 0.0
+    if job.roles is not None and job.drawing is not None:
+        rollout = gathered(job.roles, job.way, _of_trees(job, job.drawing), job.drawing)
     return communication.traffic(
         zero=job.way.zero,
         gpus=job.way.gpus,
         passes=job.passes,
         trained=FP32 * job.trained,
         held=FP32 * job.divided,
-        gathered=FP32 * job.model.held if job.roles is not None and job.way.gather else 0,
+        gathered=rollout,
     )

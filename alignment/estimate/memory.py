@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from alignment.estimate.arithmetic import FP32, Arithmetic, Attention, Model, layer
+from alignment.estimate.arithmetic import FP32, Arithmetic, Attention, Model, layer, projections
 
 Loss = Literal["nll", "logprobs", "score"]
 Parts = dict[str, float]
@@ -130,17 +130,14 @@ def supervised(model: Model, way: Way, one: Pass, loss: Loss) -> list[Phase]:
     }
     ran = run(model, way, one, loss)
     earlier = gradients(model, way) if one.more else 0.0
+    # Otherwise nobody has to have it whole (``training/zero.py``); DPO asks its policy before and after training.
+    asked = [phase("asked", held, {WEIGHTS: FP32 * model.held})] if way.zero == 3 and loss == "logprobs" else []
     return [
         phase("loss", held, ran.loss, {GRADIENTS: earlier}),
         *backward(ran, held, earlier),
         update(held, {GRADIENTS: gradients(model, way)}, model.trained, way),
-        *at_the_end(held, model.held, way),
+        *asked,
     ]
-
-
-def at_the_end(held: Mapping[str, float], parameters: int, way: Way) -> list[Phase]:
-    """What ZeRO 3 divides is whole on every GPU when training has ended, as when it was read (``training/zero.py``)."""
-    return [phase("whole again", held, {WEIGHTS: FP32 * parameters})] if way.zero == 3 else []
 
 
 class Run(NamedTuple):
@@ -172,9 +169,13 @@ def run(
     stream = way.arithmetic.residual * one.lines * one.tokens * model.shape.width
     saved = layers * (stream if way.checkpointing else each.saved) + _outside(model, way, one)
     copies = 2.0 * model.matrices if way.arithmetic.casts and not half else 0.0
+    of_a_layer = copies / layers
+    if way.zero == 3 and copies:
+        # DeepSpeed's own linear layer keeps the weight itself: a product makes a copy, and lets go of it.
+        copies = of_a_layer = widest(model)
     # Autocast remembers what it has made of trained weights; of frozen ones each product has a copy of its own.
-    forward = copies if whole or not way.checkpointing else copies / layers
-    backward = copies if not way.checkpointing or (within and whole) else copies / layers
+    forward = copies if whole or not way.checkpointing else of_a_layer
+    backward = copies if not way.checkpointing or (within and whole) else of_a_layer
     head = _head(model, one, loss, way, casts=way.arithmetic.casts and not acts)
     embedding = FP32 * model.embedding if whole else 0.0
     finished = gradients(model, way)
@@ -188,7 +189,7 @@ def run(
             LOGITS: 0.0 if loss == "score" else embedding,
         },
         ends={
-            COPIES: backward if within else copies / layers,
+            COPIES: backward if within else of_a_layer,
             ACTIVATIONS: each.peak + (stream if way.checkpointing else 0.0),
         },
         pending=0.0 if loss == "score" else embedding,
@@ -198,6 +199,11 @@ def run(
         embedding=embedding,
         finished=finished,
     )
+
+
+def widest(model: Model) -> float:
+    """Bytes of a projection in bf16, the largest."""
+    return 2.0 * max(wide * high for wide, high in projections(model.shape))
 
 
 def backward(run: Run, held: Mapping[str, float], earlier: float) -> list[Phase]:

@@ -90,6 +90,8 @@ def reinforced(roles: Roles, way: Way, one: Pass, drawing: Drawing) -> list[Phas
     """The phases of a step: from prompts to a better policy. ``one`` is a forward pass with gradients."""
     held = _held(roles, way)
     phases = [] if drawing.elsewhere else [_drawn("draw", roles, way, drawing, held)]
+    if drawing.elsewhere and way.zero == 3:
+        phases.append(phase("hand over", held, {WEIGHTS: _gathered(roles, way)}))
     if way.zero == 3 and not roles.shared:
         # On held-out prompts, which are always answered here, the anchor is whole as well.
         looked = phase("", held, {ANCHOR: FP32 * replace(roles.policy, rank=None).held}).parts
@@ -97,7 +99,7 @@ def reinforced(roles: Roles, way: Way, one: Pass, drawing: Drawing) -> list[Phas
     if roles.rewards:
         judge = max(roles.rewards, key=lambda model: model.held)
         lines = _lines(SCORED_TOKENS[way.device], one, drawing)
-        phases.append(phase("judge", held, forward(judge, way, lines, one.tokens)))
+        phases.append(phase("judge", _kept_whole(roles, way, held), forward(judge, way, lines, one.tokens)))
     lines = _lines(READ_TOKENS[way.device], one, drawing)
     return [*phases, _read(roles, way, one, lines, held), *_learned(roles, way, one, held)]
 
@@ -135,9 +137,25 @@ def _held(roles: Roles, way: Way) -> Parts:
     return parts
 
 
+def gathered(roles: Roles, way: Way, one: Pass, drawing: Drawing) -> float:
+    """Bytes of weights that ZeRO 3 gathers for a batch of answers: once to draw them, and for every pass that reads
+    them: a divided anchor, and where nothing is kept whole meanwhile (``gather``) all that the engine has."""
+    passes = -(-drawing.prompts // _lines(READ_TOKENS[way.device], one, drawing))
+    anchor = 0 if roles.shared else replace(roles.policy, rank=None).held
+    read = way.arithmetic.casts or roles.critic is not None or roles.shared
+    engine = roles.in_engine if read and not way.gather else 0
+    return FP32 * (roles.in_engine + passes * (anchor + engine))
+
+
 def _gathered(roles: Roles, way: Way) -> float:
-    """Whole weights of all that the engine has, where ZeRO 3 has divided them; layer by layer its buffers do."""
-    return FP32 * roles.in_engine if way.zero == 3 and way.gather else 0.0
+    """Whole weights of all that the engine has, where ZeRO 3 has divided them: nothing is drawn from parts."""
+    return FP32 * roles.in_engine if way.zero == 3 else 0.0
+
+
+def _kept_whole(roles: Roles, way: Way, held: Parts) -> Parts:
+    """What is held while answers are judged and read: of roles on one trunk all is whole, of others if ``gather``."""
+    more = _gathered(roles, way) if way.gather or roles.shared else 0.0
+    return {**held, WEIGHTS: held[WEIGHTS] + more}
 
 
 def _drawn(name: str, roles: Roles, way: Way, drawing: Drawing, held: Mapping[str, float]) -> Phase:
@@ -165,10 +183,10 @@ def _read(roles: Roles, way: Way, one: Pass, lines: int, held: Parts) -> Phase:
     tokens, learned = lines * one.tokens, lines * one.learned // one.lines
     logits = 3 * FP32 * min(way.loss_chunk, learned) * model.vocabulary + FP32 * tokens * model.shape.width
     several = 1 if roles.critic is None else 2
-    copies = 2.0 * several * model.matrices if way.arithmetic.casts and model.rank is None else 0.0
-    gathered = _gathered(roles, way) if roles.shared else 0.0
-    more = {WEIGHTS: gathered, COPIES: copies, LOGITS: logits}
-    return phase("read", held, more, forward(model, way, lines, one.tokens))
+    kept = way.arithmetic.casts and model.rank is None and way.zero < 3
+    copies = 2.0 * several * model.matrices if kept else 0.0
+    more = {COPIES: copies, LOGITS: logits}
+    return phase("read", _kept_whole(roles, way, held), more, forward(model, way, lines, one.tokens))
 
 
 def forward(model: Model, way: Way, lines: int, tokens: int) -> Parts:
@@ -184,7 +202,7 @@ def forward(model: Model, way: Way, lines: int, tokens: int) -> Parts:
     if way.attention == "eager":
         attention += lines * tokens**2 * (2 * FP32 * shape.heads + 2 * FP32)
     widest = max(attention, 3 * p * N * shape.feedforward)
-    cast = 2.0 * max(wide * high for wide, high in projections(shape)) if way.arithmetic.casts else 0.0
+    cast = memory.widest(model) if way.arithmetic.casts else 0.0
     return {ACTIVATIONS: 3 * FP32 * N * shape.width + widest, COPIES: cast}
 
 
@@ -215,5 +233,4 @@ def _learned(roles: Roles, way: Way, one: Pass, held: Parts) -> list[Phase]:
             *memory.backward(policy, phase("", held, after, {COPIES: critic.left[COPIES]}).parts, earlier),
         ]
     whole = {GRADIENTS: memory.gradients(roles.policy, way), CRITIC: critics}
-    end = memory.at_the_end(held, roles.in_engine, way)
-    return [*phases, memory.update(held, whole, roles.trained, way), *end]
+    return [*phases, memory.update(held, whole, roles.trained, way)]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
+from accelerate import init_empty_weights
 from torch import Tensor, nn
 from transformers import (
     Gemma2Config,
@@ -128,17 +129,22 @@ def attention_for(config: GemmaAnyConfig, device: str | torch.device, asked: str
     return asked
 
 
-def build(shape: Shape, vocab_size: int, ids: TokenIds, seed: int, *, device: str = "cpu") -> CausalLM:
+def build(
+    shape: Shape, vocab_size: int, ids: TokenIds, seed: int, *, device: str = "cpu", place: str | None = None
+) -> CausalLM:
     """A fresh model in fp32, the same for the same seed; the caller's random state is left as it was.
 
     A Gemma 2 norms what its blocks put out, to RMS 1. Its embedding is drawn with std 1/√width, so that √width times
     it, which enters the first block, has RMS 1 too: with transformers' 0.02 the blocks drown the tokens of a narrow
     model (``mini``, 134 steps of 2,048 tokens: loss 1.26 against 2.81). At the width of the 2B it is 0.021.
 
-    ``device="meta"`` gives the module without its weights.
+    ``place`` is where the weights lie until they are used on ``device``, if not there; ``"meta"`` leaves them out.
+    ``device="meta"`` gives the module without weights and buffers.
     """
     settings = config(shape, vocab_size, ids)
     settings._attn_implementation = attention_for(settings, "cpu" if device == "meta" else device)
+    if place == "meta":
+        return without_weights(MODELS[settings.model_type], settings)
     # Drawn on the CPU whatever the device, so that a seed means one model everywhere.
     with torch.random.fork_rng(devices=[]), torch.device("meta" if device == "meta" else "cpu"):
         torch.manual_seed(seed)
@@ -146,7 +152,7 @@ def build(shape: Shape, vocab_size: int, ids: TokenIds, seed: int, *, device: st
         if isinstance(model, Gemma2ForCausalLM):
             nn.init.normal_(model.model.embed_tokens.weight, std=shape.width**-0.5)
     model.eval()
-    return model if device == "meta" else _moved(model, device)
+    return model if device == "meta" else _moved(model, place or device)
 
 
 def load(
@@ -154,6 +160,7 @@ def load(
     *,
     dtype: str = "float32",
     device: str = "cpu",
+    place: str | None = None,
     attention: str = "auto",
     four_bit: bool = False,
 ) -> CausalLM:
@@ -162,7 +169,8 @@ def load(
     Everything is checked before a weight is read: that the config is a Gemma's, that the safetensors hold every tensor
     of the right shape and none besides, that the attention is right for the device. Nothing is ever initialised in
     place of what is missing, and no code of the directory is run. ``four_bit`` quantises the weights as they are
-    read, for QLoRA on CUDA. Raises :class:`UserError`.
+    read, for QLoRA on CUDA. ``place`` is where the weights lie until they are used on ``device``, if not there;
+    ``"meta"`` reads none. Raises :class:`UserError`.
     """
     path = Path(directory)
     settings = read_config(path)
@@ -172,17 +180,52 @@ def load(
     architecture: Any = MODELS[settings.model_type]
     check_tensors(path, architecture, settings)
     quantised = {"quantization_config": _four_bits(device), "device_map": {"": device}} if four_bit else {}
+    model: CausalLM = read(
+        architecture,
+        path,
+        settings,
+        dtype=DTYPES[dtype],
+        attention=implementation,
+        place=None if four_bit else place or device,
+        **quantised,
+    )
+    return model
+
+
+def read(
+    architecture: Any,
+    path: Path,
+    settings: GemmaAnyConfig,
+    *,
+    dtype: torch.dtype,
+    attention: str,
+    place: str | None,
+    **more: Any,
+) -> Any:
+    """A model of ``architecture`` in eval mode, its weights at ``place``; on ``"meta"`` it has buffers alone."""
+    if place == "meta":
+        settings._attn_implementation = attention
+        model = without_weights(architecture, settings)
+        model.name_or_path = str(path)
+        return model
     model = architecture.from_pretrained(
         path,
         config=settings,
-        dtype=DTYPES[dtype],
-        attn_implementation=implementation,
+        dtype=dtype,
+        attn_implementation=attention,
         local_files_only=True,
         use_safetensors=True,
-        **quantised,
+        **more,
     )
-    model.eval()
-    return model if four_bit else _moved(model, device)
+    return model.eval() if place is None else _moved(model.eval(), place)
+
+
+def without_weights(architecture: Any, settings: Any) -> Any:
+    """A model of ``architecture`` in eval mode that has its modules and buffers, and weights on ``"meta"``."""
+    with init_empty_weights(include_buffers=False):
+        model = architecture(settings)
+    model.tie_weights()
+    return model.eval()
 
 
 def save(model: nn.Module, directory: str | Path, *, stop_ids: Iterable[int], shard_size: str = "4GB") -> None:

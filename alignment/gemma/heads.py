@@ -74,7 +74,12 @@ def head_of(model: nn.Module) -> Tensor:
 
 
 def load_reward(
-    directory: str | Path, *, ours: bool = False, device: str = "cpu", attention: str = "auto"
+    directory: str | Path,
+    *,
+    ours: bool = False,
+    device: str = "cpu",
+    place: str | None = None,
+    attention: str = "auto",
 ) -> tuple[RewardModel, Scale | None]:
     """A reward model in fp32 and eval mode, and its scale; None for the scale of one that we did not write.
 
@@ -93,15 +98,9 @@ def load_reward(
         )
     core.check_tensors(path, architecture, settings)
     scale = check_head(path, ours=ours)
-    model = architecture.from_pretrained(
-        path,
-        config=settings,
-        dtype=torch.float32,
-        attn_implementation=core.attention_for(settings, device, attention),
-        local_files_only=True,
-        use_safetensors=True,
-    )
-    return model.to(device).eval(), scale
+    attention = core.attention_for(settings, device, attention)
+    model = core.read(architecture, path, settings, dtype=torch.float32, attention=attention, place=place or device)
+    return model, scale
 
 
 def save_reward(model: nn.Module, directory: str | Path, scale: Scale, *, shard_size: str = "4GB") -> None:

@@ -36,7 +36,7 @@ class DividedAnchor:
 
     def __init__(self, roles: Separate, engine: Engine) -> None:
         self.roles = roles
-        self.engine = zero.divided(Reader(roles.anchor, engine, roles.chunk_tokens))
+        self.engine = zero.divided(Reader(roles.anchor, engine, roles.chunk_tokens), engine)
 
     @torch.no_grad()
     def logprobs(self, lines: Lines, where: Spans, temperature: float) -> Tensor:

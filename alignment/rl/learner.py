@@ -58,6 +58,7 @@ class Learner:
         self.temperature, self.pad_id, self.seed = temperature, pad_id, seed
         self.share = all(branches.shares_prompts(model) for model in roles.children())
         self.accelerator = engines.accelerator(engine, updating)
+        zero.divide_for(roles, engine)
         rates = {"policy": updating.learning_rate, "critic": critic.learning_rate}
         groups = [
             {"params": some, "lr": rates[role], "peak": rates[role], "role": role, "weight_decay": decay}
@@ -125,11 +126,11 @@ class Learner:
         (self.anchor.load if self.anchor else self.roles.load_anchor)(state)
 
     def leave(self) -> None:
-        """Nothing more is learned: the roles are plain again, and whole on every process."""
-        zero.end(self.model, self.engine)
+        """Nothing more is learned: the roles are plain again, and where ``Engine.place`` says; the anchor is gone."""
         if self.anchor:
-            zero.end(self.anchor.engine, self.engine)
+            zero.end(self.anchor.engine, self.engine, keep=False)
             self.anchor = None
+        zero.end(self.model, self.engine)
 
     def _whole(self) -> Any:
         divided = self.engine.settings.zero == 3 and not self._held

@@ -84,6 +84,8 @@ class Clock:
 
 def run(course: Course, learner: Learner, records: Records) -> Progress:
     """Train until the steps are done or there is a reason to end; the kept policy is in ``learner`` afterwards."""
+    # What the learner has divided stays so.
+    zero.everywhere(course.held_out.start, learner.engine.device)
     progress = resume(course, learner, records)
     minutes = learner.engine.settings.watchdog_minutes
     with console.progress("rl", course.updating.steps, "steps") as bar, watchdog.watching(course.out, minutes):
@@ -313,7 +315,8 @@ def take_best(course: Course, learner: Learner, progress: Progress) -> None:
     best = progress.judgement.best_step
     if course.watching.keep == "best" and best is not None and best != progress.step:
         team.meet()
-        state.put_back(learner, load_file(_best(course, best)))
+        if ranks.is_main() or learner.engine.settings.zero != 3:
+            state.put_back(learner, load_file(_best(course, best)))
         console.say(f"  the policy of step {best:,} is kept: the best on held-out prompts", style="dim")
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 import os
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
@@ -25,7 +24,7 @@ import torch
 from requests.adapters import HTTPAdapter
 from torch import nn
 
-from alignment import console
+from alignment import console, signals
 from alignment.errors import UserError
 from alignment.gemma.roles import multiplied_out
 from alignment.sampling.noise import streams
@@ -150,7 +149,7 @@ class VLLMDrawer:
             self.failures += 1
             if attempt < self.retries:
                 console.say(f"  {self.url} fails ({problem}); again in {pause:g} s", style="yellow")
-                time.sleep(pause)
+                signals.pause(pause, f"while {self.url} did not answer")
                 pause = min(LONGEST_PAUSE, 2 * pause)
         raise UserError(
             f"server.url={self.url}: no answers in {self.retries + 1} attempt{'s' if self.retries else ''}",

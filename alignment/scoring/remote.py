@@ -13,11 +13,11 @@ import json
 import math
 import os
 import random
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
+from alignment import signals
 from alignment.chat.types import Message, Messages
 from alignment.errors import UserError
 from alignment.scoring.scorer import Scores
@@ -133,7 +133,7 @@ class Remote:
                 problem = error
             if attempt < self._attempts:
                 growing = min(LONGEST_WAIT, self._back_off * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0)
-                time.sleep(max(problem.after, growing))
+                signals.pause(max(problem.after, growing), f"while {self.address} did not answer")
         raise UserError(
             f"{self.address}: no answer in {self._attempts} attempt{'s' if self._attempts > 1 else ''}",
             cause=f"The last time: {problem}",

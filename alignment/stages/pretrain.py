@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ from alignment.training.tracking import TrackerSettings
 
 if TYPE_CHECKING:
     from alignment.chat.tokenizers import Tokenizer
+    from alignment.data.rows import Split
     from alignment.training.engine import Engine
     from alignment.training.policies import Policy
     from alignment.training.rows import TokenRows
@@ -75,9 +75,6 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
 
 
 def _start(settings: Settings, inputs: dict[str, Artifact], engine: Engine) -> Policy:
-    from alignment.chat import tokenizers
-    from alignment.gemma import core
-    from alignment.gemma.presets import TokenIds, shape_named
     from alignment.training import policies
 
     if "weights" in inputs:
@@ -86,47 +83,20 @@ def _start(settings: Settings, inputs: dict[str, Artifact], engine: Engine) -> P
         raise UserError(
             "weights=null and tokenizer=null", remedy="A model from scratch needs a tokenizer: tokenizer=…."
         )
-    tokenizer = tokenizers.load(inputs["tokenizer"].path)
-    padded = tokenizers.padded_vocab(tokenizer.vocab_size)
-    ids = TokenIds(tokenizer.pad_id, tokenizer.eos_id, tokenizer.bos_id)
-    shape = shape_named(settings.shape)
-    model = core.build(shape, padded, ids, settings.seed, device=engine.device)
-    return policies.Policy(model, tokenizer, shape.family)
+    return policies.fresh(inputs["tokenizer"].path, settings.shape, "auto", settings.seed, engine)
 
 
-def _rows(dataset: Artifact, split: str, tokenizer: Tokenizer, block: int) -> TokenRows:
+def _rows(dataset: Artifact, split: Split, tokenizer: Tokenizer, block: int, most: int | None = None) -> TokenRows:
+    from alignment.data.pieces import pieces
     from alignment.training.rows import TokenRows
 
-    return TokenRows.gather(_pieces(dataset, split, tokenizer, block, None))
+    return TokenRows.gather((piece.ids, piece.mask) for piece in pieces(dataset.path, split, tokenizer, block, most))
 
 
 def _held_out_rows(dataset: Artifact, tokenizer: Tokenizer, block: int) -> TokenRows | None:
     """Rows of the validation split, or None where the dataset has none."""
     from alignment.data import store
-    from alignment.training.rows import TokenRows
 
     if "valid" not in store.card(dataset.path)["rows"]:
         return None
-    return TokenRows.gather(_pieces(dataset, "valid", tokenizer, block, HELD_OUT_ROWS))
-
-
-def _pieces(
-    dataset: Artifact, split: str, tokenizer: Tokenizer, block: int, most: int | None
-) -> Iterator[tuple[list[int], list[bool]]]:
-    """Documents as ``<bos> … <eos>``, cut into rows of at most ``block``; every row begins with BOS."""
-    from alignment.chat.types import Text
-    from alignment.data import store
-
-    given = 0
-    for row in store.stream(dataset.path, split):  # type: ignore[arg-type]
-        if not isinstance(row, Text):
-            raise UserError(
-                f"{dataset.path} holds conversations", remedy="pretrain takes text; sft takes conversations."
-            )
-        ids = [*tokenizer.encode(row.text), tokenizer.eos_id]
-        for start in range(0, len(ids), block - 1):
-            if most is not None and given == most:
-                return
-            given += 1
-            piece = [tokenizer.bos_id, *ids[start : start + block - 1]]
-            yield piece, [False] + [True] * (len(piece) - 1)
+    return _rows(dataset, "valid", tokenizer, block, HELD_OUT_ROWS)

@@ -28,7 +28,7 @@ from alignment.gemma import branches, core
 from alignment.gemma.branches import Lines, Spans, Tree
 from alignment.objectives.preference import dpo_loss
 from alignment.objectives.tokens import gather_logprobs
-from alignment.training import loop
+from alignment.training import loop, policies, zero
 from alignment.training.engine import Engine, autocast
 from alignment.training.loop import Course, Trained, Watcher
 from alignment.training.optimisation import Optimisation
@@ -58,6 +58,8 @@ def train(
     ``reference_PA`` is what :func:`pair_logprobs` gave for the rows before the first step. Raises :class:`UserError`
     where the loss stops being a number.
     """
+    # TRL reads its weights.
+    zero.everywhere(model, engine.device)
     course = Course(title, out, numbers, engine, tracker, seed, len(rows))
     collate = DirectCollator(pad_id, branches.shares_prompts(model))
 
@@ -70,7 +72,7 @@ def train(
                 precompute_ref_log_probs=True,  # It would load a second model otherwise.
                 max_length=None,
                 disable_dropout=False,  # It would silence an adapter's.
-                activation_checkpointing=engine.settings.gradient_checkpointing,
+                **loop.computing_again(model, engine),
             ),
             train_dataset=_with_reference(rows, reference_PA),
             data_collator=loop.Counting(collate, watcher, len),  # type: ignore[arg-type]
@@ -85,6 +87,8 @@ def train(
         return trainer
 
     trained = loop.conduct(course, build)
+    # It is asked again on the held-out pairs.
+    zero.everywhere(model, engine.device)
     core.causal_lm(model).__dict__.pop("forward", None)
     return trained
 
@@ -95,6 +99,7 @@ def pair_logprobs(model: nn.Module, rows: Sequence[PairRow], *, pad_id: int, eng
 
     In the arithmetic of training, so that a policy which has not moved is no further from its reference than rounding.
     """
+    policies.read_here(model, engine)
     found_PA = np.zeros((len(rows), 2))
     share, was_training = branches.shares_prompts(model), model.training
     model.eval()

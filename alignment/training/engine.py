@@ -56,6 +56,17 @@ class Engine:
     world: int
     settings: EngineSettings
 
+    @property
+    def place(self) -> str:
+        """Where a model lies that no engine has: on the device, but under ZeRO 3 in the memory of rank 0's CPU alone.
+
+        The other processes have its modules without weights (``meta``).
+        """
+        # Of a plan's steps those that train are run by all processes, and the others by one that is alone.
+        if self.settings.zero < 3 or "RANK" not in os.environ:
+            return self.device
+        return "cpu" if ranks.is_main() else "meta"
+
     def notes(self) -> dict[str, Any]:
         """What is worth recording beside a result."""
         precision = "bf16 autocast" if self.bf16 else "fp32"

@@ -16,7 +16,7 @@ from typing import Any, TypeVar, cast
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from alignment import console, files, parts
@@ -133,18 +133,27 @@ def conduct(course: Course, build: Callable[[Course, Watcher], Planned]) -> Trai
         trainer.add_callback(Aside(course.out, course.numbers.snapshots))
         result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.ends.end()
-    zero.end(trainer.model_wrapped, course.engine)
     need_finite_weights(cast(nn.Module, trainer.model), course.steps)
+    zero.end(trainer.model_wrapped, course.engine)
     amount = sum(team.exchange(watcher.amount))
     # From the file and not from memory: a run that was killed after its last step has no step left to log.
     loss = team.from_main(lambda: [row["loss"] for row in read_metrics(course.tracker.path) if "loss" in row][-1])
     return Trained(course.steps, amount, result.metrics["train_runtime"], loss, resumed)
 
 
+def computing_again(model: nn.Module, engine: Engine) -> dict[str, Any]:
+    """What a trainer's configuration says of activations that are computed again in the backward pass."""
+    again, reentrant = engine.settings.gradient_checkpointing, zero.needs_reentrance(model, engine)
+    if again and reentrant:
+        # Such a checkpoint gives no gradients to what is within it where its input has none.
+        cast(Any, model).enable_input_require_grads()
+    return {"activation_checkpointing": again, "activation_checkpointing_kwargs": {"use_reentrant": reentrant}}
+
+
 class Planned(Trainer):
     """To be mixed into a trainer of TRL's: our order of rows, our checkpoints."""
 
-    def adopt(self, course: Course, batches: PlannedBatches) -> None:
+    def adopt(self, course: Course, batches: Sampler[list[int]]) -> None:
         """Take our batches and our folder; separate from the constructor, which is TRL's."""
         self._folder = self._writing = course.folder
         self._out, self._engine = course.out, course.engine
@@ -174,6 +183,7 @@ class Planned(Trainer):
         )
 
     def _prepare_for_training(self, *args: Any, **more: Any) -> Any:
+        zero.divide_for(cast(nn.Module, self.model), self._engine)
         prepared = super()._prepare_for_training(*args, **more)
         zero.need_engine(self.model_wrapped, self._engine, self.accelerator.num_processes)
         universal.divide_steps(self.model_wrapped)
@@ -192,7 +202,11 @@ class Planned(Trainer):
                 for path in written.iterdir():
                     os.replace(path, beside / path.name)
                 written.rmdir()
+                self.keep_besides(beside)
                 universal.describe(beside, self._engine)
+
+    def keep_besides(self, folder: Path) -> None:
+        """Write into a checkpoint what else the next step needs; done by the main process alone."""
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the weights of a checkpoint; DeepSpeed's own has them."""
@@ -215,7 +229,11 @@ def need_finite_weights(model: nn.Module, step: int) -> None:
             )
 
 
-LOGGED = ("loss", "accuracy", "lead", "score", "safety_loss", "grad_norm", "learning_rate")
+LOGGED = (
+    *("loss", "divergence", "nll", "clipped"),
+    *("accuracy", "lead", "score", "safety_loss"),
+    *("grad_norm", "learning_rate"),
+)
 
 
 class Watcher(TrainerCallback):

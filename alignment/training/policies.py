@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -15,7 +15,7 @@ from alignment.chat import render, template, tokenizers
 from alignment.chat.tokenizers import Tokenizer
 from alignment.errors import UserError
 from alignment.gemma import core
-from alignment.gemma.presets import Shape, shape_named
+from alignment.gemma.presets import Shape, TokenIds, shape_named
 from alignment.training import team
 from alignment.training.engine import Engine
 from alignment.training.model_settings import AdapterSettings
@@ -64,8 +64,18 @@ def open_policy(
     """Load a policy, ours or a foreign directory. Raises :class:`UserError` where its parts do not fit."""
     artifact.need("policy")
     tokenizer, schema = vocabulary_of(artifact, shape=shape, schema=schema)
-    model = core.load(artifact.path, device=engine.device, attention=attention, four_bit=four_bit)
+    model = core.load(artifact.path, device=engine.device, place=engine.place, attention=attention, four_bit=four_bit)
     return Policy(model, tokenizer, schema)
+
+
+def fresh(folder: Path, shape: str, schema: str, seed: int, engine: Engine) -> Policy:
+    """A policy from scratch, of a shape by preset, with the tokenizer of a folder."""
+    tokenizer = tokenizers.load(folder)
+    padded = tokenizers.padded_vocab(tokenizer.vocab_size)
+    ids = TokenIds(tokenizer.pad_id, tokenizer.eos_id, tokenizer.bos_id)
+    named = shape_named(shape)
+    model = core.build(named, padded, ids, seed, device=engine.device, place=engine.place)
+    return Policy(model, tokenizer, named.family if schema == "auto" else schema)
 
 
 def vocabulary_of(artifact: Artifact, *, shape: str | None, schema: str) -> tuple[Tokenizer, str]:
@@ -86,6 +96,22 @@ def vocabulary_of(artifact: Artifact, *, shape: str | None, schema: str) -> tupl
             remedy="Leave model.chat_schema=auto.",
         )
     return tokenizer, own if schema == "auto" else schema
+
+
+def read_here(policy_model: nn.Module, engine: Engine) -> None:
+    """Have a policy that was opened and not trained whole on this device, without asking the other processes.
+
+    What rank 0 alone has (``Engine.place``) the others read for themselves.
+    """
+    model = core.causal_lm(policy_model)
+    if next(model.parameters()).is_meta:
+        assert model is policy_model, "weights are read into a policy as it was opened"
+        attention = str(model.config._attn_implementation)
+        assert model.name_or_path is not None, "a policy that was read has a folder"
+        again = core.load(model.name_or_path, device=engine.device, attention=attention)
+        model.load_state_dict(again.state_dict(), strict=False, assign=True)
+        model.tie_weights()
+    cast(nn.Module, model).to(engine.device)
 
 
 def adapt(policy: Policy, adapter: AdapterSettings) -> Policy:

@@ -41,8 +41,8 @@ def heed(device: str | torch.device, where: str) -> None:
 class StepEnds(TrainerCallback, ExportableState):
     """What a trainer of transformers' does at the end of a step besides: shows that it lives, and looks for a stop.
 
-    The losses since the last row of metrics are kept with a checkpoint, so that a stop between two rows leaves the
-    next row as it would have been.
+    The losses since the last row of metrics, and what else a row tells, are kept with a checkpoint, so that a stop
+    between two rows leaves the next row as it would have been.
     """
 
     def __init__(self, trainer: Trainer) -> None:
@@ -51,11 +51,22 @@ class StepEnds(TrainerCallback, ExportableState):
         """The number of the signal that ended the run before its last step, or 0."""
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps: the sum of losses of each process, and the step after which the sums began."""
+        """What a checkpoint keeps: the sum of losses of each process, what was noted of the steps besides, and the step
+        after which that began.
+        """
         trainer = self._trainer
         since = getattr(trainer, "_globalstep_last_logged", 0)
-        unsaid = self._losses if trainer.state.global_step > since else [0.0] * len(self._losses)
-        return {"args": {}, "attributes": {"losses": unsaid, "since": since}}
+        unsaid = trainer.state.global_step > since
+        losses = self._losses if unsaid else [0.0] * len(self._losses)
+        noted = {name: list(values) for name, values in self._noted.items()} if unsaid else {}
+        return {"args": {}, "attributes": {"losses": losses, "noted": noted, "since": since}}
+
+    @property
+    def _noted(self) -> dict[str, list[float]]:
+        """What TRL's trainers gather between two rows, by name."""
+        trainer: Any = self._trainer
+        found: dict[str, list[float]] = trainer._metrics["train"]
+        return found
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         kept = state.stateful_callbacks.setdefault(type(self).__name__, self.state())["attributes"]
@@ -64,6 +75,8 @@ class StepEnds(TrainerCallback, ExportableState):
             # Of another number of processes only the mean is known, which is all that a row tells.
             self._trainer._tr_loss += losses[share] if len(losses) == ranks.world() else sum(losses) / len(losses)
             self._trainer._globalstep_last_logged = kept["since"]
+            for name, values in kept["noted"].items():
+                self._noted[name] = list(values)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         watchdog.alive()

@@ -56,7 +56,7 @@ def train(
                 RewardConfig,
                 max_length=None,
                 disable_dropout=False,  # It would silence an adapter's.
-                activation_checkpointing=engine.settings.gradient_checkpointing,
+                **loop.computing_again(model, engine),
             ),
             train_dataset=rows.dataset,
             data_collator=loop.Counting(collate, watcher, _pairs),  # type: ignore[arg-type]

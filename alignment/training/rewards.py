@@ -66,9 +66,11 @@ def begin(
                 remedy="Start from a policy, or say adapter.kind=lora.",
             )
         ours = trunk.kind == "reward"
-        model, scale = heads.load_reward(trunk.path, ours=ours, device=engine.device, attention=attention)
+        model, scale = heads.load_reward(
+            trunk.path, ours=ours, device=engine.device, place=engine.place, attention=attention
+        )
         return Reward(model, tokenizer, schema if scale is None else scale.schema)
-    policy = core.load(trunk.path, device=engine.device, attention=attention, four_bit=four_bit)
+    policy = core.load(trunk.path, device=engine.device, place=engine.place, attention=attention, four_bit=four_bit)
     fresh = heads.with_head(policy, head_seed)
     if head is not None:
         _take_head(fresh, head)
@@ -93,11 +95,13 @@ def adapt(reward: Reward, adapter: AdapterSettings) -> Reward:
 def merge_adapter(reward: Reward, plain: Reward, out: Path) -> Reward:
     """Write the adapter, head included, to ``out/adapter``; give ``plain`` with W + (alpha / rank) · BA in place of W.
 
-    ``plain`` is the model as it was before :func:`adapt`, in fp32.
+    ``plain`` is the model as it was before :func:`adapt`, in fp32; where it has no weights, rank 0 alone merges.
     """
     from peft import PeftModel
 
     team.from_main(lambda: cast(Any, reward.model).save_pretrained(out / "adapter", safe_serialization=True))
+    if next(plain.model.parameters()).is_meta:
+        return plain
     model = PeftModel.from_pretrained(cast(Any, plain.model), out / "adapter")
     return Reward(model.merge_and_unload(), reward.tokenizer, reward.schema)
 

@@ -11,7 +11,7 @@ from alignment.artifacts import Artifact, Tokens
 from alignment.errors import UserError
 from alignment.gemma import core, heads
 from alignment.gemma.roles import Roles, Separate, critic_from_policy
-from alignment.training import policies, rewards
+from alignment.training import policies, rewards, zero
 from alignment.training.engine import Engine
 from alignment.training.model_settings import AdapterSettings
 from alignment.training.policies import Policy
@@ -75,6 +75,8 @@ def _shared(
             "anchoring.weights: roles that share a trunk are anchored to it",
             remedy="Say anchoring.weights=null, or roles=separate.",
         )
+    # All roles hold these very weights, within an engine and without.
+    zero.everywhere(policy.model, engine.device)
     if half and not (engine.bf16 and not engine.settings.zero):
         raise UserError(
             "half_trunk=true: the arithmetic here is fp32, which a trunk in bf16 would change",
@@ -108,7 +110,10 @@ def _ready(roles: Roles, engine: Engine) -> Roles:
             if hasattr(module, "attention_dropout"):
                 setattr(module, "attention_dropout", 0.0)  # noqa: B010
         if engine.settings.gradient_checkpointing:
-            trunk.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            reentrant = zero.needs_reentrance(model, engine)
+            trunk.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+            if reentrant:
+                trunk.enable_input_require_grads()
     return roles
 
 

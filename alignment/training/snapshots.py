@@ -67,15 +67,16 @@ def put_aside(out: Path, step: int, trained: Mapping[str, Tensor]) -> None:
 def write(out: Path, held: Mapping[str, Tensor], save: Callable[[Path], None]) -> None:
     """Make a model of everything that was put aside; every process comes here.
 
-    ``held`` is what has been trained, plain, of the model that ``save`` writes into a folder. It has its last weights
-    again afterwards.
+    ``held`` is what has been trained, plain, of the model that ``save`` writes into a folder, on the processes that
+    have it. It has its last weights again afterwards.
     """
     steps = team.from_main(lambda: _unmade(out))
-    last = {name: weight.detach().cpu().clone() for name, weight in held.items()} if steps else {}
+    last = {name: _copy(weight) for name, weight in held.items()} if steps else {}
     for step in steps:
         final = out / SNAPSHOTS / step
         beside = final.with_name(step + files.TEMPORARY)
-        _put(held, load_file(_folder(out) / f"{step}.safetensors"))
+        if any(not weight.is_meta for weight in held.values()):
+            _put(held, load_file(_folder(out) / f"{step}.safetensors"))
         save(beside)
         team.from_main(partial(_finish, beside, final))
     _put(held, last)
@@ -95,6 +96,11 @@ def _unmade(out: Path) -> list[str]:
 def _finish(beside: Path, final: Path) -> None:
     files.sync_tree(beside)
     os.replace(beside, final)
+
+
+def _copy(weight: Tensor) -> Tensor:
+    """In the memory of the CPU; of a weight that another process has, nothing."""
+    return weight if weight.is_meta else weight.detach().cpu().clone()
 
 
 def _put(held: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:

@@ -54,7 +54,7 @@ def train(
                 max_length=None,
                 packing=False,
                 average_tokens_across_devices=True,
-                activation_checkpointing=engine.settings.gradient_checkpointing,
+                **loop.computing_again(model, engine),
                 dataset_kwargs={"skip_prepare_dataset": True},
             ),
             train_dataset=rows.dataset(),

@@ -29,6 +29,7 @@ import numpy as np
 
 from alignment import console, ranks
 from alignment.errors import UserError
+from alignment.training import lifelines
 
 T = TypeVar("T")
 
@@ -38,6 +39,8 @@ GATHERING = timedelta(minutes=10)
 POLL = 0.1
 PATIENCE = 10.0
 """Seconds that a process has to come out of a computation which can no longer end, before it is ended."""
+GREETING = 30.0
+"""Seconds in which all of them, once they have found each other, are tied to rank 0 (``lifelines.py``)."""
 FAREWELL = 600.0
 """Seconds that the others have to finish a stage after rank 0 has."""
 
@@ -106,7 +109,19 @@ class Team:
         self._store = PrefixStore("alignment", store)
         self._told, self._met, self._working = 0, 0, False
         self._speaking = threading.Lock()
+        self._hold_on()
         threading.Thread(target=self._watch_others if ranks.is_main() else self._watch_main, daemon=True).start()
+
+    def _hold_on(self) -> None:
+        """Have every process tied to rank 0. Raises :class:`UserError` where one is gone before that."""
+        if ranks.is_main():
+            self._lines = lifelines.Lifelines(os.environ["MASTER_ADDR"], ranks.world(), _seal)
+            self._put("lifelines", self._lines.port)
+            if not self._lines.complete(GREETING):
+                raise self._loss("one of the processes came and went again")
+        else:
+            port, address = self._awaited("lifelines"), os.environ["MASTER_ADDR"]
+            self._line = lifelines.hold(address, port, ranks.rank(), _seal, GREETING)
 
     # ── rank 0 ───────────────────────────────────────────────────────────────────────────────────
 
@@ -129,12 +144,8 @@ class Team:
             trouble = self._trouble(PATIENCE / 2)
             if trouble is not None:
                 raise trouble.raised() from None
-            if _is_lost_connection(error):
-                raise UserError(
-                    "another process of this run is gone",
-                    cause=str(error).splitlines()[0],
-                    remedy="It was killed, or its machine was lost; the same command goes on from the last checkpoint.",
-                ) from error
+            if _is_lost_connection(error) or self._lines.gone is not None:
+                raise self._loss(str(error).splitlines()[0]) from error
             raise
         finally:
             self._working = False
@@ -144,10 +155,13 @@ class Team:
         """Let the others go with this exit code, and wait until they have heard it."""
         with suppress(self._lost):
             self._tell(End(code))
-            self._store.set("end", str(code))
-            until = time.monotonic() + PATIENCE
-            while time.monotonic() < until and not self._store.check([f"gone/{rank}" for rank in self._others()]):
-                time.sleep(POLL)
+            self._tell_end(code)
+
+    def _tell_end(self, code: int) -> None:
+        self._store.set("end", str(code))
+        until = time.monotonic() + PATIENCE
+        while time.monotonic() < until and not self._store.check([f"gone/{rank}" for rank in self._others()]):
+            time.sleep(POLL)
 
     def _tell(self, message: Any) -> None:
         self._told += 1
@@ -158,9 +172,7 @@ class Team:
         for rank in self._others():
             key = f"answer/{self._told}/{rank}"
             while not self._store.check([key]):
-                trouble = self._trouble(0)
-                if trouble is not None:
-                    raise trouble.raised() from None
+                self._need_others()
                 if time.monotonic() > until:
                     raise UserError(
                         f"process {rank} does not answer", remedy="See whether its machine still runs, and start again."
@@ -177,18 +189,38 @@ class Team:
             time.sleep(POLL)
         return unpacked(self._store.get("trouble"))
 
+    def _need_others(self) -> None:
+        """Raise what stopped another process, if one has stopped, or that one is gone."""
+        gone = self._lines.gone
+        # One that is gone may have said why, or may have been let go by one that has.
+        trouble = self._trouble(0 if gone is None else 1)
+        if trouble is not None:
+            raise trouble.raised()
+        if gone is not None:
+            raise self._loss(f"Process {gone} has ended without a word.")
+
+    def _loss(self, cause: str) -> UserError:
+        return UserError(
+            "another process of this run is gone",
+            cause=cause,
+            remedy="It was killed, or its machine was lost; the same command goes on from the last checkpoint.",
+        )
+
     def _watch_others(self) -> None:
         """Where another process has stopped and this one waits for it in a computation, speak and end it."""
         with suppress(self._lost):
             while True:
                 time.sleep(5 * POLL)
-                if self._working and (trouble := self._trouble(0)) is not None:
+                if not self._working:
+                    continue
+                try:
+                    self._need_others()
+                except (UserError, RuntimeError) as error:
                     time.sleep(PATIENCE)
                     if self._working:
-                        error = trouble.error or UserError(
-                            f"process {trouble.rank} on {trouble.host} has failed", cause=trouble.trace
-                        )
-                        self._complain(error)
+                        failed = UserError("another process of this run has failed", cause=str(error))
+                        self._complain(error if isinstance(error, UserError) else failed)
+                        self._tell_end(2)
                         self._leave(2)
 
     # ── all of them ──────────────────────────────────────────────────────────────────────────────
@@ -213,9 +245,7 @@ class Team:
         """What another process puts there; none of them stops unheard meanwhile."""
         while not self._check(key):
             if ranks.is_main():
-                trouble = self._trouble(0)
-                if trouble is not None:
-                    raise trouble.raised()
+                self._need_others()
             elif self._check("end"):
                 raise UserError("process 0 has ended")
             time.sleep(POLL / 10)

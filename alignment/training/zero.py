@@ -2,6 +2,10 @@
 
 Weights stay fp32 and are their own masters; bf16 is autocast inside the forward pass, as without DeepSpeed. So one
 engine computes what another does, and what is saved is what was learned.
+
+Under ZeRO 3 no process ever needs room for a whole model on its device: what no engine has lies in the memory of rank
+0's CPU, the others have its modules alone (``Engine.place``). It is divided one weight at a time when an engine takes
+it, and comes back one weight at a time.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ if not torch.cuda.is_available():
 from torch import Tensor, nn
 
 from alignment import ranks
+from alignment.training import team
 from alignment.training.engine import Engine
 
 
@@ -33,8 +38,7 @@ def config(engine: Engine, *, universal: bool = False) -> dict[str, Any] | None:
     cuda = engine.device == "cuda"
     zero: dict[str, Any] = {"stage": settings.zero, "overlap_comm": cuda, "contiguous_gradients": True}
     if settings.offload:
-        where = {"device": "cpu", "pin_memory": cuda}
-        zero |= {"offload_optimizer": where} | ({"offload_param": where} if settings.zero == 3 else {})
+        zero |= {"offload_optimizer": _on_cpu(engine.device)} | _parts_of_weights(engine)
     return {
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
@@ -47,6 +51,29 @@ def config(engine: Engine, *, universal: bool = False) -> dict[str, Any] | None:
     } | ({"checkpoint": {"load_universal": True}} if universal else {})
 
 
+def _on_cpu(device: str) -> dict[str, Any]:
+    return {"device": "cpu", "pin_memory": device == "cuda"}
+
+
+def _parts_of_weights(engine: Engine) -> dict[str, Any]:
+    """Where ZeRO 3 keeps this process's parts of the weights, if not on the device."""
+    offload = engine.settings.offload and engine.settings.zero == 3
+    return {"offload_param": _on_cpu(engine.device)} if offload else {}
+
+
+def _quietly() -> Any:
+    """DeepSpeed, as it is used here."""
+    import deepspeed
+
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    # The one counts accumulation beside DeepSpeed and says so; the other, that there is no tensor parallelism.
+    for name in ("accelerate.accelerator", "DeepSpeed"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # A kernel for processes of one machine, which would be compiled first.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed
+
+
 def begin(engine: Engine) -> bool:
     """Make Accelerate ready for DeepSpeed in these processes. Returns whether it is to take its state as it is.
 
@@ -55,16 +82,10 @@ def begin(engine: Engine) -> bool:
     """
     if not engine.settings.zero:
         return False
-    import deepspeed
     from accelerate.state import AcceleratorState, PartialState
     from accelerate.utils import DistributedType
 
-    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
-    # The one counts accumulation beside DeepSpeed and says so; the other, that there is no tensor parallelism.
-    for name in ("accelerate.accelerator", "DeepSpeed"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    # A kernel for processes of one machine, which would be compiled first.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    _quietly()
     os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
     if engine.device == "cuda":
         return False
@@ -87,20 +108,100 @@ def need_engine(model: nn.Module, engine: Engine, processes: int) -> None:
     assert fits, f"{type(model).__name__} trains in {engine.world} processes"
 
 
-def end(model: nn.Module, engine: Engine) -> None:
-    """Leave DeepSpeed: afterwards ``model``, which it had wrapped, is plain, and whole on every process."""
+def end(model: nn.Module, engine: Engine, *, keep: bool = True) -> None:
+    """Leave DeepSpeed: afterwards ``model``, which it had wrapped, is plain.
+
+    What ZeRO 3 had divided is whole on rank 0, in the memory of its CPU, and without weights on the others; where it is
+    not to be kept, on all of them.
+    """
     if not engine.settings.zero:
         return
-    from transformers.integrations import deepspeed as integration
-
     wrapped: Any = model
     plain: nn.Module = wrapped.module
-    whole = _gathered(plain)
-    wrapped.destroy()
-    _replace(plain, whole)
-    # Models that are loaded from here on would be divided as well.
-    integration.unset_hf_deepspeed_config()
-    os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)
+    _leave(wrapped, _gathered(plain) if keep else {id(one): _empty(one) for one in plain.parameters()})
+
+
+def divide(model: nn.Module, device: str, kept: Mapping[str, Any]) -> None:
+    """Divide weights as ZeRO 3 does, one after the other; their values are rank 0's, and every process comes here.
+
+    ``kept`` says where the parts are, if not on the device (:func:`divide_for`).
+    """
+    deepspeed = _quietly()
+    deepspeed.init_distributed()
+    settings = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 3, **kept}}
+    dividing = deepspeed.zero.Init(module=nn.Module(), config_dict_or_path=settings)
+    fresh: dict[int, nn.Parameter] = {}
+    for parameter in model.parameters():
+        if is_divided(parameter):
+            continue
+        held = parameter
+        if parameter.is_meta:
+            here = torch.empty_like(parameter, device=device)
+            held = fresh[id(parameter)] = nn.Parameter(here, parameter.requires_grad)
+        # Takes it to the device, has it as rank 0 has it, and lets go of all but this process's part.
+        dividing._convert_to_zero_parameters([held])
+    _replace(model, fresh)
+    _move_buffers(model, device)
+
+
+def divide_for(model: nn.Module, engine: Engine) -> None:
+    """Divide a model that an engine is about to take; DeepSpeed itself would have it whole on the device first."""
+    if engine.settings.zero == 3:
+        divide(model, engine.device, _parts_of_weights(engine))
+
+
+@contextmanager
+def reading(reader: nn.Module, device: str) -> Iterator[nn.Module]:
+    """What computes as ``reader`` does while the block lasts, without gradients, its models in eval mode.
+
+    Where ``Engine.place`` is not the device, weights are divided meanwhile, the parts in the memory of the CPUs: all
+    processes come here, and call it equally often. Afterwards each has again what it had, as parameters that are new:
+    no other module may share them.
+    """
+    was_training = {module: module.training for module in reader.modules()}
+    reader.eval()
+    if _is_elsewhere(reader, device):
+        held = [
+            nn.Parameter(one.detach().cpu(), one.requires_grad) if ranks.is_main() else _empty(one)
+            for one in reader.parameters()
+        ]
+        wrapped = _divided(reader, device, {"offload_param": _on_cpu(device)})
+        yield wrapped
+        # As they were, and not gathered: nothing has changed them.
+        _leave(wrapped, {id(now): before for now, before in zip(reader.parameters(), held, strict=True)})
+    else:
+        yield reader
+    for module, training in was_training.items():
+        module.training = training
+
+
+def everywhere(model: nn.Module, device: str) -> None:
+    """Make a model whole on every process's device, for what cannot read it divided; all of them come here."""
+    if any(is_divided(weight) for weight in model.parameters()) or not _is_elsewhere(model, device):
+        return
+    _quietly().init_distributed()
+    whole: dict[int, nn.Parameter] = {}
+    for parameter in model.parameters():
+        held = parameter.detach()
+        here = torch.empty_like(held, device=device) if held.is_meta else held.to(device)
+        torch.distributed.broadcast(here, 0)
+        whole[id(parameter)] = nn.Parameter(here, parameter.requires_grad)
+    _replace(model, whole)
+    _move_buffers(model, device)
+
+
+def _is_elsewhere(model: nn.Module, device: str) -> bool:
+    """Whether some process lacks weights on its device; every process comes here, and all hear the same."""
+    return any(team.exchange(any(weight.device.type != device for weight in model.parameters())))
+
+
+def needs_reentrance(model: nn.Module, engine: Engine) -> bool:
+    """Whether activations have to be computed again by PyTorch's older, reentrant way.
+
+    The other one keeps what is saved while a layer is computed again; weights under adapters that ZeRO 3 has gathered
+    for that are empty again when the backward pass takes them.
+    """
+    return engine.settings.zero == 3 and hasattr(model, "peft_config")
 
 
 def is_divided(weight: Tensor) -> bool:
@@ -144,16 +245,19 @@ def whole(model: nn.Module) -> Iterator[None]:
             add_hooks(engine)
 
 
-def divided(model: nn.Module) -> nn.Module:
+def divided(model: nn.Module, engine: Engine) -> nn.Module:
     """A model that is read and not trained, its weights divided as ZeRO 3 does; it computes in lockstep everywhere."""
-    import deepspeed
+    return _divided(model, engine.device, _parts_of_weights(engine))
 
+
+def _divided(model: nn.Module, device: str, kept: Mapping[str, Any]) -> nn.Module:
+    divide(model, device, kept)
     # With a threshold of 0 no weight is kept whole as well, and what a process holds of one is all that there is of it.
-    zero = {"stage": 3, "stage3_param_persistence_threshold": 0}
+    zero = {"stage": 3, "stage3_param_persistence_threshold": 0, **kept}
     settings = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": zero}
-    engine, *_ = deepspeed.initialize(model=model, config=settings)
-    engine.eval()
-    return engine
+    wrapped, *_ = _quietly().initialize(model=model, config=settings)
+    wrapped.eval()
+    return wrapped
 
 
 def hold_count(model: nn.Module, role: str) -> None:
@@ -194,14 +298,42 @@ def on_main(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
+def _leave(wrapped: Any, instead: dict[int, nn.Parameter]) -> None:
+    """End one of DeepSpeed's engines, and put plain parameters in the place of those that it had divided."""
+    from transformers.integrations import deepspeed as integration
+
+    wrapped.destroy()
+    _replace(wrapped.module, instead)
+    if instead:
+        _move_buffers(wrapped.module, "cpu")
+    # Models that are loaded from here on would be divided as well.
+    integration.unset_hf_deepspeed_config()
+    os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)
+
+
 def _gathered(model: nn.Module) -> dict[int, nn.Parameter]:
-    """For every divided parameter of the model, by its id, a whole one in its place."""
+    """For every divided parameter, by its id, a whole one on rank 0, and one that is empty on the others."""
     whole: dict[int, nn.Parameter] = {}
     for parameter in model.parameters():
         if is_divided(parameter):
             with gathering([parameter]):
-                whole[id(parameter)] = nn.Parameter(parameter.data.clone(), parameter.requires_grad)
+                held = parameter.detach().to("cpu", copy=True) if ranks.is_main() else None
+            plain = _empty(parameter) if held is None else nn.Parameter(held, parameter.requires_grad)
+            whole[id(parameter)] = plain
     return whole
+
+
+def _empty(parameter: nn.Parameter) -> nn.Parameter:
+    """A parameter of the same shape that holds nothing."""
+    shape = getattr(parameter, "ds_shape", parameter.shape)
+    return nn.Parameter(torch.empty(shape, dtype=parameter.dtype, device="meta"), parameter.requires_grad)
+
+
+def _move_buffers(model: nn.Module, device: str) -> None:
+    for module in model.modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = buffer.to(device)
 
 
 def _replace(model: nn.Module, whole: dict[int, nn.Parameter]) -> None:

@@ -253,12 +253,20 @@ def test_python_comes_from_a_venv_or_an_image(node: Node, tmp_path: Path) -> Non
 
 
 def test_servers_say_where_they_listen(node: Node) -> None:
-    _, said = node.run("reward_server.sbatch", ["target=latest:safety"], ALIGNMENT_PORT="9000")
+    token = {"ALIGNMENT_SERVE_TOKEN": "token-of-a-test"}
+    _, said = node.run("reward_server.sbatch", ["target=latest:safety"], ALIGNMENT_PORT="9000", **token)
+    assert "token-of-a-test" not in said + node.ranks
     assert "reward=remote:10.0.0.7:9000" in said
     assert node.ranks.endswith("stage=serve host=10.0.0.7 port=9000 target=latest:safety")
     _, said = node.run("vllm.sbatch", ["/models/policy"])
     assert "server.url=http://10.0.0.7:8000" in said
     assert " vllm serve /models/policy --host 10.0.0.7 --port 8000 " in node.ranks
+
+
+def test_a_reward_server_in_a_network_has_a_token(node: Node) -> None:
+    code, said = node.run("reward_server.sbatch", ["target=latest:safety"], ALIGNMENT_SERVE_TOKEN="")
+    assert code == 2
+    assert "ALIGNMENT_SERVE_TOKEN is not set" in said
 
 
 @pytest.mark.parametrize("script", sorted(path.name for path in JOBS.glob("*.sbatch")))

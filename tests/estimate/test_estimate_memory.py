@@ -16,6 +16,7 @@ from alignment.estimate.memory import (
     ANCHOR,
     BUFFERS,
     CACHE,
+    COPIES,
     CRITIC,
     GRADIENTS,
     OPTIMISER,
@@ -74,10 +75,47 @@ def test_zero_divides_what_it_says() -> None:
     assert [per_parameter(3, name, offload=True) for name in (OPTIMISER, GRADIENTS, WEIGHTS)] == [0, 0, 0]
 
 
-def test_what_zero_3_divides_is_whole_in_the_end() -> None:
-    one = job("gemma2_27b", way=replace(WAY, gpus=512, zero=3))
-    assert part(one, "whole again", WEIGHTS) == 4 * one.model.held * (1 + 1 / 512)
-    assert not any(phase.name == "whole again" for phase in jobs.phases(job(way=replace(WAY, gpus=8, zero=2))))
+@pytest.mark.parametrize("stage", ["pretrain", "sft", "reward"])
+def test_under_zero_3_no_gpu_ever_has_the_whole_model(stage: str) -> None:
+    one = job("gemma2_27b", stage, way=replace(WAY, gpus=512, zero=3))
+    assert max(phase.parts.get(WEIGHTS, 0.0) for phase in jobs.phases(one)) == 4 * one.model.held / 512
+
+
+def test_dpo_asks_a_whole_policy() -> None:
+    one = job("gemma2_27b", "dpo", way=replace(WAY, gpus=512, zero=3))
+    assert part(one, "asked", WEIGHTS) == 4 * one.model.held * (1 + 1 / 512)
+    assert not any(phase.name == "asked" for phase in jobs.phases(job(stage="dpo", way=replace(WAY, gpus=8, zero=2))))
+
+
+def test_answers_are_drawn_from_whole_weights_whether_or_not_they_stay_whole() -> None:
+    """Policy and critic, on 8 GPUs; with ``gather`` until the answers are judged and read."""
+    for gather in (True, False):
+        one = reinforcing(way=replace(WAY, gpus=8, zero=3, gather=gather))
+        assert one.roles is not None
+        whole, divided = 4 * one.roles.in_engine, 4 * one.roles.policy.held / 8
+        assert part(one, "draw", WEIGHTS) >= divided + whole
+        for name in ("judge", "read"):
+            assert part(one, name, WEIGHTS) == divided + (whole if gather else 0), name
+        elsewhere = replace(one, drawing=Drawing(32, 1, 512, 512, 32, elsewhere=True))
+        assert part(elsewhere, "hand over", WEIGHTS) == divided + whole
+        # One pass reads 32 lines of 1,024 tokens: the anchor, and what is not whole any more.
+        sent = jobs.traffic(one).rollout * 8 / 7
+        assert sent == pytest.approx(whole + 4 * one.roles.policy.held + (0 if gather else whole))
+
+
+def test_roles_on_one_trunk_are_read_whole() -> None:
+    one = reinforcing(way=replace(WAY, gpus=8, zero=3, gather=False), rank=16, shared=True, judge_here=True)
+    assert one.roles is not None
+    for name in ("judge", "read"):
+        assert part(one, name, WEIGHTS) > 4 * one.roles.in_engine, name
+
+
+def test_under_zero_3_no_copy_in_bf16_outlives_its_product() -> None:
+    """Gemma 2 27B: the widest projection is 4,608 x 36,864."""
+    one = job("gemma2_27b", way=replace(WAY, gpus=64, zero=3))
+    assert max(phase.parts.get(COPIES, 0.0) for phase in jobs.phases(one)) == 2 * 4_608 * 36_864
+    kept = job("gemma2_27b", way=replace(WAY, gpus=64, zero=2))
+    assert max(phase.parts.get(COPIES, 0.0) for phase in jobs.phases(kept)) == 2 * one.model.matrices
 
 
 def test_an_adapter_needs_no_moments_of_the_trunk() -> None:

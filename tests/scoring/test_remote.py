@@ -62,7 +62,7 @@ def test_a_server_that_is_busy_or_away_is_asked_again() -> None:
 
 def test_waits_grow_and_come_to_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
-    monkeypatch.setattr("alignment.scoring.remote.time.sleep", waits.append)
+    monkeypatch.setattr("alignment.signals.pause", lambda seconds, _: waits.append(seconds))
     monkeypatch.setattr("alignment.scoring.remote.random.uniform", lambda low, high: high)
     stub = Stub((200, ABOUT), *[(503, {"error": "the queue is full"})] * 4)
     remote = Remote(stub.address, attempts=4, back_off=0.5)
@@ -74,7 +74,7 @@ def test_waits_grow_and_come_to_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("asked", "wait"), [("7", 7.0), ("86400", 30.0), ("9" * 400, 30.0), ("²", 0.5), ("soon", 0.5)])
 def test_no_server_has_anybody_wait_for_ever(asked: str, wait: float, monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
-    monkeypatch.setattr("alignment.scoring.remote.time.sleep", waits.append)
+    monkeypatch.setattr("alignment.signals.pause", lambda seconds, _: waits.append(seconds))
     monkeypatch.setattr("alignment.scoring.remote.random.uniform", lambda low, high: high)
     stub = Stub((503, {"error": "full"}), (200, ABOUT), retry_after=asked)
     Remote(stub.address)
