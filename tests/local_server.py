@@ -43,10 +43,14 @@ def echo(body: dict[str, Any]) -> str:
 
 class LocalServer:
     """``requests`` are the bodies that came; ``faults`` are used up first, one a request;
-    None among them is an answer."""
+    None among them is an answer. ``complete`` answers requests for plain completions, where there are such."""
 
-    def __init__(self, answer: Callable[[dict[str, Any]], str] = echo) -> None:
-        self.answer = answer
+    def __init__(
+        self,
+        answer: Callable[[dict[str, Any]], str] = echo,
+        complete: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+    ) -> None:
+        self.answer, self.complete = answer, complete
         self.faults: deque[Fault | None] = deque()
         self.always: Fault | None = None
         self.requests: list[dict[str, Any]] = []
@@ -89,13 +93,14 @@ class Handler(BaseHTTPRequestHandler):
             local.at_once += 1
             local.most_at_once = max(local.most_at_once, local.at_once)
         try:
-            if self.path != "/v1/chat/completions":
+            plain = self.path == "/v1/completions" and local.complete
+            if self.path != "/v1/chat/completions" and not plain:
                 status(404, "no such path")(self)
             elif fault:
                 fault(self)
             else:
                 time.sleep(local.seconds)
-                self.say(200, json.dumps(completion(local.answer(self.body))).encode())
+                self.say(200, json.dumps(plain(self.body) if plain else completion(local.answer(self.body))).encode())
         except OSError:
             pass  # The client has gone.
         finally:

@@ -1,50 +1,64 @@
-"""A teacher's likeliest tokens beside the answers it gave: what distillation reads instead of asking the teacher again.
+"""A teacher's likeliest tokens beside a dataset: what distillation reads instead of asking the teacher again.
 
 ``topk/00000.safetensors`` and so on lie beside a dataset's tables; ``topk/index.json`` is written last, so that the
-whole is there or none of it. A shard holds, for the T tokens of its rows end to end:
+whole is there or none of it. A shard holds, for the T tokens that carry loss in its rows, end to end:
 
 ========= ============== ==================================================================================
 name      type           what
 ========= ============== ==================================================================================
-tokens    [T] id         the answer's own ids, up to and with what closes it, as the schema renders it
+tokens    [T] id         the rows' own ids: all answers that are trained, with what closes them, or a piece
 ids       [T, K] id      the likeliest ids at each of them, the likeliest first
-logprobs  [T, K] fp16    their log-probabilities in nats at temperature 1, over the whole vocabulary
+logprobs  [T, K] fp16    their log-probabilities in nats at the teacher's temperature, over the whole vocabulary
 tail      [T] fp16       the logarithm of what the others share
 offsets   [rows+1] int64 where each row begins
 ========= ============== ==================================================================================
 
 An id takes 2 bytes where the vocabulary has at most 65,536, else 4. A token takes (K + 1) · id + 2 · K + 2 bytes:
-at K = 64 that is 260 or 390. Rounded to fp16, a log-probability is right to 1 part in 2,048. The names of a shard's
-rows are in its header.
+at K = 64 that is 260 or 390; a row takes some 38 and its name besides. Rounded to fp16, a log-probability is right to 1
+part in 2,048. A shard's header has its rows, by name and digest of their own ids, in the order of the dataset: so a
+store is found not to fit a student before any shard is read. A conversation has its id for a name; a row of text is
+called as ``pieces.py`` says.
 
 Axes: T tokens, K likeliest.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from alignment import files
+from alignment.artifacts import Tokens
 from alignment.errors import UserError
 
 FOLDER = "topk"
 INDEX = "index.json"
-VERSION = 1
+VERSION = 2
 ROWS_A_SHARD = 256
+OPEN_SHARDS = 4_096
+"""Shards that a reader holds in its address space at most."""
+AGAIN = "Make them again for this student: `stage=teach answers=given` with this dataset and its tokenizer."
+
+
+Masked = tuple[Sequence[int], Sequence[bool]]
+"""The ids of a row, and which of them carry loss."""
 
 
 class TopK(NamedTuple):
-    """One answer. ``tokens_T`` and ``ids_TK`` are ids, ``logprobs_TK`` and ``tail_T`` nats."""
+    """One row, at the tokens that carry loss. ``tokens_T`` and ``ids_TK`` are ids, ``logprobs_TK``, ``tail_T`` nats.
+
+    A tail of −∞ says that the others have no probability at all.
+    """
 
     tokens_T: NDArray[np.integer]
     ids_TK: NDArray[np.integer]
@@ -54,14 +68,18 @@ class TopK(NamedTuple):
 
 @dataclass(frozen=True)
 class Teacher:
-    """What a student must share, or know, to read them. ``vocabulary`` counts the rows of the teacher's head."""
+    """What a student must share, or know, to read them. ``vocabulary`` counts the rows of the teacher's head.
+
+    ``schema`` is that of the conversations, ``block`` the tokens of a row of text; the other one is empty or None.
+    """
 
     name: str
     tokenizer: str
     schema: str
     vocabulary: int
     k: int
-    temperature: float = 1.0
+    temperature: float
+    block: int | None
 
     @property
     def id_type(self) -> type[np.unsignedinteger]:
@@ -70,8 +88,31 @@ class Teacher:
 
     @property
     def bytes_a_token(self) -> int:
-        """What one token of an answer takes on disk."""
+        """What one token takes on disk."""
         return (self.k + 1) * np.dtype(self.id_type).itemsize + 2 * self.k + 2
+
+
+def trained_ids(row: Masked) -> NDArray[np.int32]:
+    """The ids of a row that carry loss, in order."""
+    ids, mask = row
+    return np.asarray(ids, dtype=np.int32)[np.asarray(mask, dtype=bool)]
+
+
+def row_digest(tokens_T: ArrayLike) -> str:
+    """64 bits of the SHA-256 of a row's ids, in hexadecimal."""
+    return hashlib.sha256(np.asarray(tokens_T, dtype="<i4").tobytes()).hexdigest()[:16]
+
+
+def need_finite(name: str, row: TopK) -> None:
+    """Raise :class:`UserError`, which names the row, for NaN and infinities; the tail alone may be −∞."""
+    if np.isfinite(row.logprobs_TK).all() and not (np.isnan(row.tail_T) | np.isposinf(row.tail_T)).any():
+        return
+    sound_T = np.isfinite(row.logprobs_TK).all(-1) & ~np.isnan(row.tail_T) & ~np.isposinf(row.tail_T)
+    raise UserError(
+        f"{name}: a log-probability of the teacher is no finite number, at trained token {int(sound_T.argmin()) + 1}",
+        cause="Its weights, or its arithmetic in this precision, give NaN or infinities.",
+        remedy="Try the teacher with another precision, or look at its weights.",
+    )
 
 
 class Writer:
@@ -87,27 +128,32 @@ class Writer:
         """Whether the next shard is there already, from an earlier start, with exactly these rows; it is then taken."""
         path = self._next
         try:
-            kept = path.is_file() and _names(path) == list(names)
-        except SafetensorError:
+            kept = path.is_file() and [name for name, _ in _rows(path)] == list(names)
+        except (SafetensorError, LookupError, ValueError):
             return False
         if kept:
             self._enter(path)
         return kept
 
     def write(self, names: Sequence[str], rows: Sequence[TopK]) -> None:
-        """Write the next shard."""
+        """Write the next shard. Raises :class:`UserError` for a row that is not finite, and writes nothing then."""
+        for name, row in zip(names, rows, strict=True):
+            need_finite(name, row)
+        least = np.finfo(np.float16).min
         offsets = np.cumsum([0, *(len(row.tokens_T) for row in rows)], dtype=np.int64)
         kind, path = self.teacher.id_type, self._next
         shard = {
             "tokens": np.concatenate([row.tokens_T for row in rows]).astype(kind),
             "ids": np.concatenate([row.ids_TK for row in rows]).astype(kind),
-            "logprobs": np.concatenate([row.logprobs_TK for row in rows]).astype(np.float16),
+            # What is less likely than fp16 can tell is as unlikely as it can tell: e^−65,504 is 0 in any case.
+            "logprobs": np.concatenate([row.logprobs_TK for row in rows]).clip(least).astype(np.float16),
             "tail": np.concatenate([row.tail_T for row in rows]).astype(np.float16),
             "offsets": offsets,
         }
         assert shard["ids"].shape == (offsets[-1], self.teacher.k), "a row of k for every token"
+        told = [[name, row_digest(row.tokens_T)] for name, row in zip(names, rows, strict=True)]
         # One entry of metadata only: of several, their order in the file would be left to chance.
-        content = save(shard, {"rows": json.dumps(list(names))})
+        content = save(shard, {"rows": json.dumps(told)})
         try:
             files.write_atomic(path, content)
         except OSError as error:
@@ -139,18 +185,39 @@ class Writer:
         self._shards.append({"file": path.name, "sha256": files.digest_file(path), "rows": rows, "tokens": tokens})
 
 
+class _Place(NamedTuple):
+    """Where a row stands: its shard and its number there, and in the whole store."""
+
+    file: str
+    row: int
+    number: int
+    digest: str
+
+
+class _Shard(NamedTuple):
+    """A shard in the address space of this process, none of which is read before it is needed."""
+
+    file: Any
+    offsets: NDArray[np.int64]
+
+
 class Store:
-    """The top-k log-probabilities beside a dataset, read a row at a time."""
+    """The top-k log-probabilities beside a dataset, read by rows in any order: opening it reads headers alone.
+
+    About a million tokens a second and core at K = 64, drawn by rows, the digests of their shards being checked.
+    """
 
     def __init__(self, folder: Path, index: dict[str, Any]) -> None:
         self.folder = folder
         self.teacher = Teacher(**{key: index[key] for key in Teacher.__dataclass_fields__})
         self._digests: dict[str, str] = {shard["file"]: shard["sha256"] for shard in index["shards"]}
         self._checked: set[str] = set()
-        self._places: dict[str, tuple[str, int]] = {}
+        self._open: dict[str, _Shard] = {}
+        self._places: dict[str, _Place] = {}
         for file in self._digests:
             with _whole(folder / file):
-                self._places |= {name: (file, place) for place, name in enumerate(_names(folder / file))}
+                for row, (name, digest) in enumerate(_rows(folder / file)):
+                    self._places[name] = _Place(file, row, len(self._places), digest)
 
     @classmethod
     def open(cls, directory: Path) -> Store:
@@ -160,14 +227,18 @@ class Store:
             raise UserError(
                 f"{directory}: no top-k log-probabilities lie beside this dataset",
                 cause=f"It holds no {FOLDER}/{INDEX}.",
-                remedy="`stage=teach top_k=64` stores them, with a teacher that is a model here.",
+                remedy="`stage=teach answers=given top_k=64` stores what a teacher thinks of a dataset's rows.",
             )
         with _whole(path):
             index = json.loads(path.read_text(encoding="utf-8"))
             version = index["version"]
             outside = [shard["file"] for shard in index["shards"] if Path(shard["file"]).name != shard["file"]]
         if version != VERSION:
-            raise UserError(f"{path}: version {version}, and this program reads {VERSION}")
+            raise UserError(
+                f"{path}: version {version}, and this program reads {VERSION}",
+                cause="What stands there, and of which tokens, differs between versions.",
+                remedy="Make the dataset again with force=true, or use the version of the program that wrote it.",
+            )
         if outside:
             raise _damaged(path, f"It names {outside[0]!r}, which does not lie beside it.")
         with _whole(path):
@@ -182,36 +253,127 @@ class Store:
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
 
-    def row(self, name: str) -> TopK:
-        """One answer's: ids as int64, nats as float32. A shard's digest is checked when it is first read.
+    def row(self, name: str, tokens_T: ArrayLike | None = None) -> TopK:
+        """One row; as :meth:`rows`."""
+        return self.rows([name], None if tokens_T is None else [tokens_T])[0]
 
-        Raises :class:`UserError` for a row that is not here and for a damaged shard.
+    def rows(self, names: Sequence[str], tokens: Sequence[ArrayLike] | None = None) -> list[TopK]:
+        """Rows in any order: ids as int64, nats as float32. A shard's digest is checked when it is first read.
+
+        ``tokens`` are the trained ids of each row as whoever reads has them. Raises :class:`UserError` for a row that
+        is not here, that has other tokens or numbers that are not finite, and for a damaged shard.
         """
+        given: Sequence[ArrayLike | None] = [None] * len(names) if tokens is None else tokens
+        return [self._row(name, tokens_T) for name, tokens_T in zip(names, given, strict=True)]
+
+    def place(self, name: str) -> _Place:
+        """Where a row stands. Raises :class:`UserError` where it does not."""
         if name not in self._places:
             raise UserError(
                 f"{self.folder}: there is no row {name!r}",
-                cause=f"It has {len(self):,} rows.",
-                remedy="Read it with the dataset that it lies beside.",
+                cause=f"It has {len(self):,} rows, of the dataset that it lies beside.",
+                remedy=f"Read it with that dataset. {AGAIN}",
             )
-        file, place = self._places[name]
-        self._check(file)
-        with _whole(self.folder / file), safe_open(self.folder / file, framework="np") as shard:
-            begin, end = (int(bound) for bound in shard.get_slice("offsets")[place : place + 2])
-            tokens, ids = (shard.get_slice(what)[begin:end].astype(np.int64) for what in ("tokens", "ids"))
-            logprobs, tail = (shard.get_slice(what)[begin:end].astype(np.float32) for what in ("logprobs", "tail"))
-        return TopK(tokens, ids, logprobs, tail)
+        return self._places[name]
 
-    def _check(self, file: str) -> None:
-        if file not in self._checked:
-            if files.digest_file(self.folder / file) != self._digests[file]:
-                raise _damaged(self.folder / file, "its bytes are not those that were written")
+    def _row(self, name: str, tokens_T: ArrayLike | None) -> TopK:
+        file, number, *_ = self.place(name)
+        shard = self._shard(file)
+        with _whole(self.folder / file):
+            begin, end = shard.offsets[number : number + 2].tolist()
+            parts = {what: shard.file.get_slice(what)[begin:end] for what in ("tokens", "ids", "logprobs", "tail")}
+        nats = (parts[what].astype(np.float32) for what in ("logprobs", "tail"))
+        row = TopK(parts["tokens"].astype(np.int64), parts["ids"].astype(np.int64), *nats)
+        if tokens_T is not None and not np.array_equal(row.tokens_T, np.asarray(tokens_T)):
+            raise _other_tokens(self, name)
+        need_finite(name, row)
+        return row
+
+    def _shard(self, file: str) -> _Shard:
+        """A shard whose bytes are those that were written."""
+        if file not in self._open:
+            path = self.folder / file
+            with _whole(path):
+                if file not in self._checked and files.digest_file(path) != self._digests[file]:
+                    raise _damaged(path, "its bytes are not those that were written")
+                opened: Any = safe_open(path, framework="np")
+                shard = _Shard(opened, opened.get_tensor("offsets"))
             self._checked.add(file)
+            if len(self._open) == OPEN_SHARDS:
+                del self._open[next(iter(self._open))]
+            self._open[file] = shard
+        return self._open[file]
 
 
-def _names(path: Path) -> list[str]:
-    """The ids of a shard's rows, from its header."""
+def need_fit(
+    store: Store,
+    tokens: Tokens,
+    *,
+    temperature: float,
+    block: int | None,
+    rows: Iterable[tuple[str, ArrayLike]],
+) -> None:
+    """Raise :class:`UserError`, which explains, where a student cannot learn from what is stored.
+
+    ``tokens`` are the student's, ``temperature`` that of its objective, ``block`` what its text is cut into (None for
+    conversations). ``rows`` are names and trained ids as the student has them: there may be fewer than in the store,
+    but they come in its order; one that comes again is the same one.
+    """
+    teacher = store.teacher
+    if tokens.digest != teacher.tokenizer:
+        raise UserError(
+            f"{store.folder}: the log-probabilities are over another tokenizer's ids than the student's",
+            cause=f"Teacher {teacher.tokenizer[:12]}, student {tokens.digest[:12]}: one id is another piece there.",
+            remedy="Give the student the teacher's tokenizer. Between different ones distillation is another method.",
+        )
+    if block != teacher.block:
+        here, there = (f"rows of {size} tokens" if size else "conversations" for size in (block, teacher.block))
+        raise UserError(f"{store.folder}: is of {there}, and the student reads {here}", remedy=AGAIN)
+    if block is None and tokens.schema != teacher.schema:
+        raise UserError(
+            f"{store.folder}: conversations are rendered as {teacher.schema}, and by the student as {tokens.schema}",
+            cause="Answers close with other tokens there.",
+            remedy=f"Give the student the teacher's chat_schema. {AGAIN}",
+        )
+    if temperature != teacher.temperature:
+        raise UserError(
+            f"objective.temperature={temperature}: {store.folder} holds log-probabilities at {teacher.temperature}",
+            cause="Of the likeliest tokens alone, those at another temperature cannot be told.",
+            remedy=f"Say objective.temperature={teacher.temperature}, or teach with top_k_temperature={temperature}.",
+        )
+    _need_order(store, rows)
+
+
+def _need_order(store: Store, rows: Iterable[tuple[str, ArrayLike]]) -> None:
+    last, before, seen = -1, "", set[str]()
+    for name, tokens_T in rows:
+        place = store.place(name)
+        if place.digest != row_digest(tokens_T):
+            raise _other_tokens(store, name)
+        if name in seen:
+            continue
+        seen.add(name)
+        if place.number < last:
+            raise UserError(
+                f"{store.folder}: row {name!r} stands before {before!r}, and in this dataset behind it",
+                cause="They were made of the rows in another order, so of another dataset than this one.",
+                remedy=f"Read them with the dataset that they lie beside. {AGAIN}",
+            )
+        last, before = place.number, name
+
+
+def _other_tokens(store: Store, name: str) -> UserError:
+    return UserError(
+        f"{store.folder}: row {name!r} has other trained tokens there than the student's",
+        cause="It was rendered or masked in another way, cut elsewhere, or it is another row of the same name.",
+        remedy=f"Read them with the dataset that they lie beside. {AGAIN}",
+    )
+
+
+def _rows(path: Path) -> list[tuple[str, str]]:
+    """The names of a shard's rows and the digests of their ids, from its header."""
     with safe_open(path, framework="np") as shard:
-        return json.loads(shard.metadata()["rows"])
+        return [(name, digest) for name, digest in json.loads(shard.metadata()["rows"])]
 
 
 @contextmanager
@@ -219,6 +381,8 @@ def _whole(path: Path) -> Iterator[None]:
     """Tell of a shard that is gone or cut short."""
     try:
         yield
+    except UserError:
+        raise
     except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         # The last five of a header or an index that is whole and tells nonsense.
         raise _damaged(path, f"{type(error).__name__}: {error}") from None

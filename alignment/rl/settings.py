@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from alignment.errors import UserError
-from alignment.settings import Settings, execution, identity, place, reference
+from alignment.settings import Settings, execution, identity, reference
 
 
 class Drawing(Settings):
@@ -20,18 +20,6 @@ class Drawing(Settings):
         ge=1,
     )
     stop: bool = identity("end answers at the stop ids; false draws all tokens always, for measuring speed")
-
-
-class Server(Settings):
-    """A vLLM server that draws the answers that are learned from; held-out prompts are answered here in any case."""
-
-    url: str | None = place(
-        "http://host:port of a vLLM server that is handed the policy's weights and draws; null draws here",
-        pattern=r"^http://([^\s/:@?#]+|\[[0-9a-f:]+\]):[0-9]+$",
-    )
-    group_port: int = execution("port of this machine at which the server fetches the weights", ge=1, le=65535)
-    timeout_s: float = execution("seconds without an answer after which a request is given up", gt=0)
-    retries: int = execution("further attempts at a draw for which there was no server, with growing pauses", ge=0)
 
 
 class Estimating(Settings):

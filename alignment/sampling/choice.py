@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from alignment.errors import UserError
+from alignment.objectives.minillm import mixed_logprobs
 
 
 class Choice(NamedTuple):
@@ -44,6 +45,18 @@ def choose(logits_BV: Tensor, uniform_B: Tensor, *, temperature: float, top_p: f
     threshold_B1 = uniform_B[:, None] * cumulated_BV[:, -1:]
     ids_B = torch.searchsorted(cumulated_BV, threshold_B1, right=True).squeeze(-1)
     return Choice(ids_B, _pick(logprobs_BV, ids_B))
+
+
+def together(logits_BV: Tensor, others_BU: Tensor, share: float, temperature: float) -> Tensor:
+    """``logprobs_BV`` of share · softmax(others / temperature) + (1 − share) · softmax(logits / temperature), in nats.
+
+    Of vocabularies padded to different sizes the others' probability is taken over the ids that both have.
+    """
+    own_BV = (logits_BV / temperature).log_softmax(-1)
+    theirs_BV = torch.full_like(own_BV, float("-inf"))
+    common = min(logits_BV.shape[-1], others_BU.shape[-1])
+    theirs_BV[:, :common] = (others_BU[:, :common] / temperature).log_softmax(-1)
+    return mixed_logprobs(own_BV, theirs_BV, teacher_share=share)
 
 
 def nucleus(probabilities_BV: Tensor, top_p: float) -> Tensor:

@@ -11,19 +11,22 @@ import hashlib
 import json
 import os
 import random
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from email.utils import parsedate_to_datetime
+from itertools import islice
 from pathlib import Path
 from threading import Event, Lock
 from time import time
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
 from alignment import files
 from alignment.chat.types import Messages
-from alignment.errors import DataError, UserError
+from alignment.errors import UserError
 from alignment.sampling.decoding import Decoding, Reply
+from alignment.sampling.journal import Journal, Told
 from alignment.settings import Settings, execution
 
 BASE_URL, KEY = "OPENAI_BASE_URL", "OPENAI_API_KEY"
@@ -37,6 +40,9 @@ LONG_KEY = 16
 """Characters from which on a key cannot stand in an answer by chance, as the word for a server of one's own may."""
 SHOWN = 300
 """Characters of a server's message that an error repeats."""
+NO_CHOICE = "a reply without a choice"
+
+Answer = TypeVar("Answer")
 
 
 class EndpointSettings(Settings):
@@ -52,12 +58,16 @@ class EndpointSettings(Settings):
     back_off: float = execution("seconds before the first of them; twice as long before each next one", gt=0)
 
 
-class _Ask(NamedTuple):
-    """One request. ``digest`` names its reply in the journal, ``key`` is the prompt's id."""
+class Ask(NamedTuple):
+    """One request. ``digest`` names its answer in the journal, ``key`` is the row's name.
+
+    ``trained`` says which ids of a prompt are asked about, where its answer tells of the prompt itself.
+    """
 
     key: str
     body: dict[str, Any]
     digest: str
+    trained: tuple[bool, ...] = ()
 
 
 class _UnusableError(Exception):
@@ -68,21 +78,30 @@ class _UnusableError(Exception):
         self.after = after
 
 
-class Endpoint:
-    """Asks one model of one server. ``spent`` counts the tokens of prompts and answers, over all starts."""
+class Server(ABC, Generic[Answer]):
+    """One model of one server, asked for answers of one kind: again after a fault, and no further than a bound.
+
+    ``spent`` counts the tokens of prompts and answers, over all starts. ``kinds`` are the values of an answer in the
+    journal, by name, the first of them one that no answer of another kind has.
+    """
+
+    kinds: ClassVar[Mapping[str, type]]
 
     def __init__(
         self, model: str, *, base_url: str, api_key: str, settings: EndpointSettings, journal: Path | None
     ) -> None:
         self.name, self.model, self.settings = f"endpoint:{model}", model, settings
         self._client, self._secret = _client(base_url, api_key, settings.timeout), api_key
-        self._journal = Journal(journal) if journal else None
+        self._journal = Journal(journal, self.kinds) if journal else None
         self._lock = Lock()
         self.spent = self._journal.spent if self._journal else 0
 
     @classmethod
-    def from_environment(cls, model: str, journal: Path | None, settings: EndpointSettings) -> Endpoint:
-        """The server that the environment names. Raises :class:`UserError` where it names none."""
+    def from_environment(cls, model: str, journal: Path | None, settings: EndpointSettings, **more: Any) -> Self:
+        """The server that the environment names; ``more`` is what its class takes besides.
+
+        Raises :class:`UserError` where the environment names none.
+        """
         base_url, api_key = (os.environ.get(name, "").strip() for name in (BASE_URL, KEY))
         if not base_url.startswith(("http://", "https://")):
             raise UserError(
@@ -95,56 +114,52 @@ class Endpoint:
                 f"endpoint:{model}: {KEY} {'holds what no key can hold' if api_key else 'is not set'}",
                 remedy=f"`export {KEY}=…`; a server of your own that wants no key takes any word.",
             )
-        return cls(model, base_url=base_url, api_key=api_key, settings=settings, journal=journal)
+        return cls(model, base_url=base_url, api_key=api_key, settings=settings, journal=journal, **more)
 
-    def reply(
-        self,
-        prompts: Sequence[Messages],
-        keys: Sequence[str],
-        decoding: Decoding,
-        on_progress: Callable[[int], None] | None = None,
-    ) -> list[list[Reply]]:
-        """As the protocol says; each sample is a request of its own, with its own seed.
+    @abstractmethod
+    def _send(self, body: dict[str, Any]) -> bytes:
+        """What the server answers; whoever calls sees to the client's errors."""
 
-        Whether a seed is honoured is the server's affair: what is in the journal stays the same in any case.
-        Raises :class:`UserError` where the server refuses a request, gives no usable answer in all attempts, or
-        ``max_spend`` is reached.
+    @abstractmethod
+    def _read(self, ask: Ask, content: bytes) -> tuple[int, Answer | str | UserError]:
+        """The tokens that an answer has cost, and the answer; or why it is of no use.
+
+        That is an error where asking again would not help.
         """
-        asks = [
-            [self._ask(turns, key, sample, decoding) for sample in range(decoding.samples)]
-            for turns, key in zip(prompts, keys, strict=True)
-        ]
-        wanted = Counter(ask.digest for samples in asks for ask in samples)
-        found = self._journal.replies(wanted) if self._journal else {}
+
+    @abstractmethod
+    def _line(self, answer: Answer) -> Told:
+        """An answer as the journal keeps it."""
+
+    @abstractmethod
+    def _answered(self, ask: Ask, line: Told) -> Answer:
+        """An answer from the journal."""
+
+    def _mend(self, told: str) -> str:
+        """What to do where the server refuses a request, and says why."""
+        return "mend that"
+
+    def _all(self, asks: Sequence[Ask], on_progress: Callable[[int], None] | None) -> list[Answer]:
+        """The answers, in order; what is asked twice, or stands in the journal, is no request."""
+        wanted = Counter(ask.digest for ask in asks)
+        by_digest = {ask.digest: ask for ask in asks}
+        kept = self._journal.answers(wanted) if self._journal else {}
+        found = {digest: self._answered(by_digest[digest], line) for digest, line in kept.items()}
         done = sum(wanted[digest] for digest in found)
         if on_progress and done:
             on_progress(done)
-        missing = {ask.digest: ask for samples in asks for ask in samples if ask.digest not in found}
 
-        def arrived(digest: str, reply: Reply) -> None:
+        def arrived(digest: str, answer: Answer) -> None:
             nonlocal done
-            found[digest] = reply
+            found[digest] = answer
             done += wanted[digest]
             if on_progress:
                 on_progress(done)
 
-        self._fetch(list(missing.values()), arrived)
-        return [[found[ask.digest] for ask in samples] for samples in asks]
+        self._fetch([ask for digest, ask in by_digest.items() if digest not in found], arrived)
+        return [found[ask.digest] for ask in asks]
 
-    def _ask(self, turns: Messages, key: str, sample: int, decoding: Decoding) -> _Ask:
-        seed = hashlib.sha256(f"{decoding.seed}\0{key}\0{sample}".encode()).digest()
-        body = {
-            "model": self.model,
-            "messages": [{"role": turn.role, "content": turn.content} for turn in turns],
-            "temperature": decoding.temperature,
-            "top_p": decoding.top_p,
-            "max_tokens": decoding.max_new_tokens,
-            # Servers differ in how wide a seed they take; all take 31 bits.
-            "seed": int.from_bytes(seed[:4]) >> 1,
-        }
-        return _Ask(key, body, files.digest_json([body, key, sample, decoding.seed])[:32])
-
-    def _fetch(self, asks: Sequence[_Ask], arrived: Callable[[str, Reply], None]) -> None:
+    def _fetch(self, asks: Sequence[Ask], arrived: Callable[[str, Answer], None]) -> None:
         """Ask for what is missing. After an error no request is started, and those under way are let finish."""
         stop = Event()
         with ThreadPoolExecutor(self.settings.concurrency) as pool:
@@ -157,8 +172,8 @@ class Endpoint:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
 
-    def _answer(self, ask: _Ask, stop: Event) -> Reply:
-        """One reply, in as many attempts as are allowed. Runs in a thread."""
+    def _answer(self, ask: Ask, stop: Event) -> Answer:
+        """One answer, in as many attempts as are allowed. Runs in a thread."""
         for attempt in range(1, self.settings.retries + 2):
             self._check_spent()
             try:
@@ -176,32 +191,33 @@ class Endpoint:
             + " endpoint.retries, endpoint.timeout and endpoint.concurrency say how it is asked.",
         )
 
-    def _attempt(self, ask: _Ask) -> Reply:
+    def _attempt(self, ask: Ask) -> Answer:
         import openai
 
         try:
-            response = self._client.chat.completions.with_raw_response.create(**ask.body)
+            content = self._send(ask.body)
         except openai.APIStatusError as error:
-            told = f"status {error.status_code}: {self._told(error)}"
+            told = f"status {error.status_code}: {self._message(error)}"
             if error.status_code in WORTH_RETRYING or error.status_code >= 500:
                 raise _UnusableError(told, _retry_after(error.response.headers)) from None
             raise UserError(
                 f"{ask.key}: {self.name} refuses the request",
                 cause=f"The server says, {told}",
-                remedy=self._kept("mend that and start the same command again"),
+                remedy=self._kept(f"{self._mend(told)} and start the same command again"),
             ) from None
         except openai.APIConnectionError as error:
             raise _UnusableError(self._plain(f"{error} {error.__cause__ or ''}")) from None
-        spent, reply = read_completion(response.content)
-        if isinstance(reply, Reply) and len(self._secret) >= LONG_KEY and self._secret in reply.text:
-            reply = "an answer that repeats the key, which is to be written nowhere"
+        spent, answer = self._read(ask, content)
+        line = None if isinstance(answer, str | UserError) else self._line(answer)
         with self._lock:
             self.spent += spent
             if self._journal:
-                self._journal.add(ask.digest, reply if isinstance(reply, Reply) else None, spent)
-        if isinstance(reply, str):
-            raise _UnusableError(reply)
-        return reply
+                self._journal.add(ask.digest, line, spent)
+        if isinstance(answer, str):
+            raise _UnusableError(answer)
+        if isinstance(answer, UserError):
+            raise answer
+        return answer
 
     def _pause(self, attempt: int, after: float | None) -> float:
         """Seconds after an attempt (from 1): what the server says, or longer each time, never all at once."""
@@ -226,7 +242,7 @@ class Endpoint:
             return f"The answers so far are kept: {what}; only the rest is asked for."
         return f"{what[0].upper()}{what[1:]}."
 
-    def _told(self, error: Any) -> str:
+    def _message(self, error: Any) -> str:
         """A server's own message."""
         body = error.body
         message = body.get("message") if isinstance(body, dict) else None
@@ -238,25 +254,73 @@ class Endpoint:
         return line if len(line) <= SHOWN else f"{line[: SHOWN - 1]}…"
 
 
+class Endpoint(Server[Reply]):
+    """Has a model answer conversations."""
+
+    kinds: ClassVar = {"text": str, "tokens": int, "finished": bool}
+
+    def reply(
+        self,
+        prompts: Sequence[Messages],
+        keys: Sequence[str],
+        decoding: Decoding,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> list[list[Reply]]:
+        """As the protocol says; each sample is a request of its own, with its own seed.
+
+        Whether a seed is honoured is the server's affair: what is in the journal stays the same in any case.
+        Raises :class:`UserError` where the server refuses a request, gives no usable answer in all attempts, or
+        ``max_spend`` is reached.
+        """
+        asks = [
+            self._ask(turns, key, sample, decoding)
+            for turns, key in zip(prompts, keys, strict=True)
+            for sample in range(decoding.samples)
+        ]
+        replies = iter(self._all(asks, on_progress))
+        return [list(islice(replies, decoding.samples)) for _ in prompts]
+
+    def _ask(self, turns: Messages, key: str, sample: int, decoding: Decoding) -> Ask:
+        seed = hashlib.sha256(f"{decoding.seed}\0{key}\0{sample}".encode()).digest()
+        body = {
+            "model": self.model,
+            "messages": [{"role": turn.role, "content": turn.content} for turn in turns],
+            "temperature": decoding.temperature,
+            "top_p": decoding.top_p,
+            "max_tokens": decoding.max_new_tokens,
+            # Servers differ in how wide a seed they take; all take 31 bits.
+            "seed": int.from_bytes(seed[:4]) >> 1,
+        }
+        return Ask(key, body, files.digest_json([body, key, sample, decoding.seed])[:32])
+
+    def _send(self, body: dict[str, Any]) -> bytes:
+        return self._client.chat.completions.with_raw_response.create(**body).content
+
+    def _read(self, ask: Ask, content: bytes) -> tuple[int, Reply | str | UserError]:
+        spent, reply = read_completion(content)
+        if isinstance(reply, Reply) and len(self._secret) >= LONG_KEY and self._secret in reply.text:
+            return spent, "an answer that repeats the key, which is to be written nowhere"
+        return spent, reply
+
+    def _line(self, answer: Reply) -> Told:
+        return {"text": answer.text, "tokens": answer.tokens, "finished": answer.finished}
+
+    def _answered(self, ask: Ask, line: Told) -> Reply:
+        return Reply(**line)
+
+
 def read_completion(content: bytes) -> tuple[int, Reply | str]:
     """The tokens that a chat completion has cost, and its first choice, or why it is of no use.
 
     A text that the server held back (``content_filter``) is an empty answer that did not finish.
     """
-    try:
-        told = json.loads(content)
-    except (ValueError, RecursionError):
-        return 0, "a reply that is not JSON"
-    usage = told.get("usage") if isinstance(told, dict) else None
-    prompt, tokens = (_count(usage, name) for name in ("prompt_tokens", "completion_tokens"))
-    if prompt is None or tokens is None:
-        return 0, "a reply that does not say how many tokens it cost (`usage`)"
+    (prompt, tokens), choice = read_choice(content)
     spent = prompt + tokens
-    choices = told["choices"] if isinstance(told.get("choices"), list) else []
-    choice = choices[0] if choices and isinstance(choices[0], dict) else {}
+    if isinstance(choice, str):
+        return spent, choice
     message = choice.get("message")
     if not isinstance(message, dict):
-        return spent, "a reply without a choice"
+        return spent, NO_CHOICE
     text, reason = message.get("content"), choice.get("finish_reason")
     if text is None and reason == "content_filter":
         text = ""
@@ -265,70 +329,19 @@ def read_completion(content: bytes) -> tuple[int, Reply | str]:
     return spent, Reply(text, tokens, reason == "stop")
 
 
-class Journal:
-    """Replies on disk, one JSON line each, found by digest; lines without a text are what nonsense has cost.
-
-    A last line that was cut off is forgotten. Only the places of the lines are held in memory.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.spent = path, 0
-        self._places: dict[str, int] = {}
-        files.make_folder(path.parent)
-        path.touch()
-        self._read()
-
-    def _read(self) -> None:
-        place = 0
-        with open(self.path, "r+b") as file:
-            for number, line in enumerate(file, start=1):
-                try:
-                    kept = json.loads(line) if line.endswith(b"\n") else None
-                except (ValueError, RecursionError):
-                    kept = None
-                if not _is_kept(kept):
-                    if file.read(1):
-                        raise DataError(
-                            f"{self.path}:{number}",
-                            "is not a line of a journal",
-                            remedy="Remove the line; its answer is asked for again.",
-                        )
-                    file.truncate(place)
-                    break
-                assert kept is not None
-                self._note(kept, place)
-                place += len(line)
-
-    def _note(self, kept: Mapping[str, Any], place: int) -> None:
-        self.spent += kept["spent"]
-        if "text" in kept:
-            self._places[kept["digest"]] = place
-
-    def replies(self, digests: Mapping[str, int]) -> dict[str, Reply]:
-        """Those of ``digests`` that are here."""
-        found = {}
-        with open(self.path, "rb") as file:
-            for digest in digests:
-                if digest in self._places:
-                    file.seek(self._places[digest])
-                    kept = json.loads(file.readline())
-                    found[digest] = Reply(kept["text"], kept["tokens"], kept["finished"])
-        return found
-
-    def add(self, digest: str, reply: Reply | None, spent: int) -> None:
-        """Keep a reply, or what an unusable one has cost; on disk when this returns."""
-        kept: dict[str, Any] = {"digest": digest, "spent": spent}
-        if reply is not None:
-            kept |= {"text": reply.text, "tokens": reply.tokens, "finished": reply.finished}
-        try:
-            with open(self.path, "ab") as file:
-                place = file.tell()
-                file.write(json.dumps(kept, ensure_ascii=False).encode() + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise files.disk_error(error, self.path) from None
-        self._note(kept, place)
+def read_choice(content: bytes) -> tuple[tuple[int, int], dict[str, Any] | str]:
+    """The tokens of prompt and answer that a completion has cost, and its first choice, or why there is none."""
+    try:
+        told = json.loads(content)
+    except (ValueError, RecursionError):
+        return (0, 0), "a reply that is not JSON"
+    usage = told.get("usage") if isinstance(told, dict) else None
+    prompt, tokens = (_count(usage, name) for name in ("prompt_tokens", "completion_tokens"))
+    if prompt is None or tokens is None:
+        return (0, 0), "a reply that does not say how many tokens it cost (`usage`)"
+    choices = told["choices"] if isinstance(told.get("choices"), list) else []
+    choice = choices[0] if choices and isinstance(choices[0], dict) else NO_CHOICE
+    return (prompt, tokens), choice
 
 
 def _client(base_url: str, api_key: str, timeout: float) -> Any:
@@ -340,14 +353,6 @@ def _client(base_url: str, api_key: str, timeout: float) -> Any:
         ) from None
     # Its own retries are off: they neither stop when another request has failed for good nor know of nonsense.
     return openai.OpenAI(base_url=base_url, api_key=api_key, timeout=timeout, max_retries=0)
-
-
-def _is_kept(line: Any) -> TypeGuard[dict[str, Any]]:
-    """Whether a line is one that a journal writes."""
-    if not isinstance(line, dict) or _count(line, "spent") is None or not isinstance(line.get("digest"), str):
-        return False
-    kinds = {"text": str, "tokens": int, "finished": bool}
-    return "text" not in line or all(isinstance(line.get(name), kind) for name, kind in kinds.items())
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

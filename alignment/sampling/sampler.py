@@ -3,13 +3,15 @@
 An answer depends on the model, its prompt, the settings and (seed, prompt id, sample), and on nothing else: not on the
 size of the batch, the order of the prompts or the rows beside it. Rows that have finished leave the batch.
 
+Two models may speak with one voice (:class:`Beside`): each token is drawn from a mixture of what both would say.
+
 Axes: B rows of one batch, P positions of an answer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
@@ -20,7 +22,7 @@ from torch import Tensor, nn
 from alignment.errors import UserError
 from alignment.gemma import decode
 from alignment.gemma.core import causal_lm
-from alignment.sampling.choice import choose
+from alignment.sampling.choice import choose, together
 from alignment.sampling.noise import streams, uniforms
 
 Progress = Callable[[int, int], None]
@@ -32,7 +34,7 @@ class Answer:
     """What was drawn for ``prompts[prompt]``. ``ids`` end with the stop id if one was drawn (``finished``).
 
     ``logprobs`` are in nats, one for each id, over the whole vocabulary at the temperature drawn (at 1 when greedy),
-    before top-p cut anything off.
+    before top-p cut anything off; those of the mixture where two models spoke.
     """
 
     prompt: int
@@ -40,6 +42,16 @@ class Answer:
     ids: list[int]
     logprobs: list[float]
     finished: bool
+
+
+class Beside(NamedTuple):
+    """Another model with a say in every token: p̃ = share · its probability + (1 − share) · the first model's.
+
+    (Teacher-mixed sampling; MiniLLM, arXiv 2306.08543, eq. 5.)
+    """
+
+    model: nn.Module
+    share: float
 
 
 class _Job(NamedTuple):
@@ -50,10 +62,11 @@ class _Job(NamedTuple):
 class Sampler:
     """Draws answers from a Gemma, which may carry adapters. The weights are read at each :meth:`draw`."""
 
-    def __init__(self, model: nn.Module, *, stop_ids: Sequence[int], pad_id: int) -> None:
-        self.model = model
+    def __init__(self, model: nn.Module, *, stop_ids: Sequence[int], pad_id: int, beside: Beside | None = None) -> None:
+        self.model, self.beside = model, beside
         self.stop_ids = tuple(stop_ids)
         self.pad_id = pad_id
+        self._models = [model] if beside is None else [model, beside.model]
 
     def draw(
         self,
@@ -74,6 +87,7 @@ class Sampler:
         prompts that leave less than ``max_new_tokens`` of the model's context.
         """
         _check_settings(samples, temperature, top_p, max_new_tokens, batch_rows)
+        assert temperature > 0 or self.beside is None, "a mixture is drawn from, not maximised"
         self._check_prompts(prompts, prompt_ids, max_new_tokens)
         if not prompts:
             return []
@@ -81,12 +95,15 @@ class Sampler:
         by_length = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
         jobs = [_Job(index, sample) for index in by_length for sample in range(samples)]
         answers: list[Answer] = []
-        with torch.inference_mode(), _evaluating(self.model):
-            weights = decode.weights(self.model, context=len(prompts[by_length[0]]) + max_new_tokens)
+        with torch.inference_mode(), ExitStack() as evaluating:
+            for model in self._models:
+                evaluating.enter_context(_evaluating(model))
+            context = len(prompts[by_length[0]]) + max_new_tokens
+            weights = [decode.weights(model, context=context) for model in self._models]
             for begin in range(0, len(jobs), batch_rows):
                 batch = jobs[begin : begin + batch_rows]
                 keys = streams(seed, [prompt_ids[job.prompt] for job in batch], [job.sample for job in batch])
-                noise_BP = torch.from_numpy(uniforms(keys, max_new_tokens)).to(weights.head_VD.device)
+                noise_BP = torch.from_numpy(uniforms(keys, max_new_tokens)).to(weights[0].head_VD.device)
                 answers += self._draw_batch(weights, prompts, batch, noise_BP, temperature, top_p)
                 if on_progress is not None:
                     on_progress(len(answers), len(jobs))
@@ -94,7 +111,7 @@ class Sampler:
 
     def _draw_batch(
         self,
-        weights: decode.Weights,
+        weights: Sequence[decode.Weights],
         prompts: Sequence[Sequence[int]],
         batch: Sequence[_Job],
         noise_BP: Tensor,
@@ -111,24 +128,24 @@ class Sampler:
         # `job_B[row]` says whose answer a row writes: rows change places when others leave.
         job_B = torch.arange(len(batch), device=device)
         runs = [(prompt, len(list(run))) for prompt, run in groupby(job.prompt for job in batch)]
-        state, hidden_BD = decode.prefill(
-            weights, [prompts[prompt] for prompt, _ in runs], [copies for _, copies in runs], positions, self.pad_id
-        )
+        read, copies = [prompts[prompt] for prompt, _ in runs], [copies for _, copies in runs]
+        begun = [decode.prefill(one, read, copies, positions, self.pad_id) for one in weights]
+        states, hidden = [state for state, _ in begun], [hidden_BD for _, hidden_BD in begun]
         for position in range(positions):
-            drawn_B, drawn_logprobs_B = choose(
-                decode.logits(weights, hidden_BD), noise_BP[job_B, position], temperature=temperature, top_p=top_p
-            )
+            logits_BV, at = self._said(weights, hidden, temperature)
+            drawn_B, drawn_logprobs_B = choose(logits_BV, noise_BP[job_B, position], temperature=at, top_p=top_p)
             ids_BP[job_B, position] = drawn_B
             logprobs_BP[job_B, position] = drawn_logprobs_B
             ended_B = (drawn_B[:, None] == stops).any(-1)
             if ended_B.any():
                 finished_B[job_B[ended_B]] = True
                 length_B[job_B[ended_B]] = position + 1
-                order = state.drop(ended_B)
+                # Which row takes whose place depends on nothing but which rows have ended.
+                order, *_ = [state.drop(ended_B) for state in states]
                 job_B, drawn_B = job_B[order], drawn_B[order]
-            if position + 1 == positions or state.rows == 0:
+            if position + 1 == positions or states[0].rows == 0:
                 break
-            hidden_BD = decode.step(weights, state, drawn_B)
+            hidden = [decode.step(one, state, drawn_B) for one, state in zip(weights, states, strict=True)]
 
         return [
             Answer(*job, ids[:length], logprobs[:length], finished)
@@ -137,9 +154,18 @@ class Sampler:
             )
         ]
 
+    def _said(
+        self, weights: Sequence[decode.Weights], hidden: Sequence[Tensor], temperature: float
+    ) -> tuple[Tensor, float]:
+        """``logits_BV`` to choose from, and the temperature at which."""
+        logits = [decode.logits(one, hidden_BD) for one, hidden_BD in zip(weights, hidden, strict=True)]
+        if self.beside is None:
+            return logits[0], temperature
+        return together(logits[0], logits[1], self.beside.share, temperature), 1.0
+
     def _check_prompts(self, prompts: Sequence[Sequence[int]], prompt_ids: Sequence[str], max_new_tokens: int) -> None:
         assert len(prompts) == len(prompt_ids), "every prompt has an id"
-        context = causal_lm(self.model).config.max_position_embeddings
+        context = min(causal_lm(model).config.max_position_embeddings for model in self._models)
         for name, prompt in zip(prompt_ids, prompts, strict=True):
             if not prompt:
                 raise UserError(f"Prompt {name!r} is empty.", remedy="Give it at least the <bos> token.")

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from alignment import console, files
 from alignment.artifacts import Artifact, Outcome
 from alignment.errors import UserError
-from alignment.rl.settings import Anchoring, Critic, Drawing, Estimating, Server, Updating, Watching, check
+from alignment.rl.settings import Anchoring, Critic, Drawing, Estimating, Updating, Watching, check
+from alignment.sampling.served import Server, open_drawer
 from alignment.scoring.combine import RewardSettings
 from alignment.settings import Settings as StrictSettings
 from alignment.settings import execution, identity, reference
@@ -298,23 +299,8 @@ def _scorer_on_the_trunk(
 
 
 def _drawer(settings: Settings, policy: Policy, engine: Engine) -> Drawer:
-    from alignment.sampling.drawer import OwnDrawer
-
-    stop_ids, server = policy.stop_ids if settings.drawing.stop else (), settings.server
-    if server.url is None:
-        return OwnDrawer(stop_ids, policy.tokenizer.pad_id)
-    from alignment.sampling.vllm import VLLMDrawer
-
-    drawer = VLLMDrawer(
-        server.url,
-        group_port=server.group_port,
-        timeout_s=server.timeout_s,
-        retries=server.retries,
-        stop_ids=stop_ids,
-        device=engine.device,
-    )
-    drawer.open()
-    return drawer
+    stop_ids = policy.stop_ids if settings.drawing.stop else ()
+    return open_drawer(settings.server, stop_ids=stop_ids, pad_id=policy.tokenizer.pad_id, device=engine.device)
 
 
 def _others(

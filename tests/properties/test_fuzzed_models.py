@@ -233,7 +233,7 @@ test_tokenizers, test_tokenizers_thoroughly = fuzzing.both(
 def stored_logits(draw: st.DrawFn) -> tuple[bytes, bytes]:
     """The index of a teacher's log-probabilities, and a shard."""
     header = {
-        "__metadata__": {"rows": '["a"]'},
+        "__metadata__": {"rows": '[["a", "0123456789abcdef"]]'},
         "offsets": {"dtype": "I64", "shape": [2], "data_offsets": [0, 16]},
         "tokens": {"dtype": "U16", "shape": [1], "data_offsets": [16, 18]},
         "ids": {"dtype": "U16", "shape": [1, 2], "data_offsets": [18, 22]},
@@ -244,7 +244,8 @@ def stored_logits(draw: st.DrawFn) -> tuple[bytes, bytes]:
     import hashlib
 
     shard = draw(st.one_of(st.just(sound), weights(sound)))
-    index = {"version": 1, "tokenizer": "t", "schema": "gemma2", "vocabulary": 9, "k": 2, "temperature": 1.0}
+    index = {"version": 2, "name": "t", "tokenizer": "t", "schema": "gemma2", "vocabulary": 9, "k": 2}
+    index |= {"temperature": 1.0, "block": None}
     index |= {
         "shards": [
             {

@@ -12,9 +12,12 @@ from fuzzing import told
 from hypothesis import strategies as st
 
 from alignment import artifacts, pipeline
+from alignment.data.topk import TopK, need_finite
 from alignment.merging import ancestors
 from alignment.reporting import lineage
-from alignment.sampling.endpoint import Journal, read_completion
+from alignment.sampling.endpoint import Ask, Endpoint, EndpointSettings, read_completion
+from alignment.sampling.journal import Journal
+from alignment.sampling.served_topk import ServedTopK
 from alignment.store import Store, parse_reference
 from alignment.training import checkpoints
 
@@ -151,13 +154,48 @@ test_completions, test_completions_thoroughly = fuzzing.both(
 )
 
 
+ENTRIES = {str(index): {"logprob": -1.5, "rank": 1, "decoded_token": "x"} for index in (5, 6)}
+READING = {
+    "choices": [{"text": "x", "finish_reason": "length", "prompt_logprobs": [None, ENTRIES, ENTRIES]}],
+    "usage": {"prompt_tokens": 3, "completion_tokens": 1},
+}
+
+
+class Pieces:
+    """A tokenizer, as far as one is looked at."""
+
+    vocab_size, control_ids = 64, frozenset[int]()
+
+    def decode(self, ids: list[int]) -> str:
+        return "x"
+
+
+def readings_are_taken_or_of_no_use(folder: Path, content: Any) -> None:
+    settings = EndpointSettings(concurrency=1, max_spend=None, timeout=1.0, retries=0, back_off=0.1)
+    server = ServedTopK(
+        "m", base_url="http://127.0.0.1:9", api_key="k", settings=settings, journal=None, k=2, tokenizer=Pieces()
+    )  # type: ignore[arg-type]
+    ask = Ask("a", {"prompt": [2, 5, 6]}, "a" * 32, (False, True, True))
+    spent, read = server._read(ask, hostile.plain(content).encode(errors="surrogatepass"))
+    assert spent >= 0
+    assert read
+    if isinstance(read, TopK):
+        need_finite("a", read)
+        assert read.ids_TK.shape == read.logprobs_TK.shape == (2, 2)
+
+
+test_readings, test_readings_thoroughly = fuzzing.both(
+    readings_are_taken_or_of_no_use, quick=60, thorough=1_000, content=hostile.changed(READING)
+)
+
+
 def journals_are_read_or_refused(folder: Path, lines: list[Any], end: bytes) -> None:
     path = folder / "journal.jsonl"
     path.write_bytes(b"".join(hostile.plain(line).encode(errors="surrogatepass") + b"\n" for line in lines) + end)
-    journal = told(lambda: Journal(path))
+    journal = told(lambda: Journal(path, Endpoint.kinds))
     if journal is not None:
         assert journal.spent >= 0
-        told(lambda: journal.replies({"a" * 32: 1}))
+        told(lambda: journal.answers(["a" * 32]))
 
 
 test_journals, test_journals_thoroughly = fuzzing.both(

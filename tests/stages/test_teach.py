@@ -25,8 +25,8 @@ from alignment.gemma import core
 from alignment.gemma.presets import SHAPES, TokenIds
 from alignment.parts import FOLDER
 from alignment.sampling.decoding import Reply
+from alignment.sampling.taught import Asked, Guide, guide_for, guided, verdicts
 from alignment.stages import teach
-from alignment.stages.teach import Asked, Guide, guide_for, guided
 from alignment.training import policies
 from alignment.training.policies import Policy
 
@@ -126,7 +126,7 @@ def test_every_answer_has_a_fate() -> None:
         Reply("cu", 9, False),
         Reply("", 0, False),
     ]
-    found = teach.verdicts(asked, replies, "drop")
+    found = verdicts(asked, replies, "drop")
     assert [(verdict.id, verdict.fate, verdict.told) for verdict in found] == [
         ("p#0", "kept", ""),
         ("p#1", "dropped", "empty answer"),
@@ -135,11 +135,11 @@ def test_every_answer_has_a_fate() -> None:
         ("p#4", "dropped", "empty answer"),
     ]
     assert [(verdict.split, verdict.copies) for verdict in found] == [("valid", 1)] + [(None, 0)] * 4
-    kept = teach.verdicts(asked, replies, "keep")
+    kept = verdicts(asked, replies, "keep")
     assert [verdict.fate for verdict in kept] == ["kept", "dropped", "dropped", "kept", "dropped"]
     assert kept[3].row is not None
     # What is dropped as unfinished is not what a later answer repeats.
-    late = teach.verdicts(asked, [Reply("one", 1, False), Reply("one", 1, True)], "drop")
+    late = verdicts(asked, [Reply("one", 1, False), Reply("one", 1, True)], "drop")
     assert [verdict.fate for verdict in late] == ["dropped", "kept"]
 
 
@@ -229,7 +229,7 @@ def test_the_bound_keeps_what_was_paid_for(tmp_path: Path, monkeypatch: pytest.M
     [
         ({"splits": ["test"]}, r"has no split 'test'\nIt has train \(5 rows\), valid \(2 rows\)"),
         ({"splits": ["train", "train"]}, "names a split twice"),
-        ({"top_k": 8}, r"top_k=8: endpoint:big is behind a server(.|\n)*Say top_k=0"),
+        ({"top_k": 8}, r"tokenizer=null: teacher=endpoint:big, top_k=8(.|\n)*tokenizer=…"),
     ],
 )
 def test_what_could_only_end_badly_is_refused_at_once(
