@@ -53,6 +53,39 @@ STAGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("text", "tokenizer", "base", "conversations"),
         ("stage=sft", "model=latest:base", "data=latest:conversations", *TRAINING, *QUIET),
     ),
+    "distill": (
+        ("text", "tokenizer", "base"),
+        ("stage=distill", "teacher=latest:base", "data=latest:text", *TRAINING, *QUIET),
+    ),
+    "told": (
+        ("text", "tokenizer", "base"),
+        ("stage=teach/text", "teacher=latest:base", "data=latest:text", "top_k=4"),
+    ),
+    "gkd": (
+        FIRST,
+        (
+            "stage=distill/on_policy",
+            "student.weights=latest:sft",
+            "teacher=latest:teacher",
+            "data=latest:conversations",
+            "drawing={share: 0.5, max_new_tokens: 12}",
+            *TRAINING,
+            *QUIET,
+        ),
+    ),
+    "minillm": (
+        FIRST,
+        (
+            "stage=distill/minillm",
+            "student.weights=latest:sft",
+            "teacher=latest:teacher",
+            "data=latest:conversations",
+            "drawing.max_new_tokens=12",
+            "minillm={rollouts: 32, epochs: 2}",
+            *TRAINING,
+            *QUIET,
+        ),
+    ),
     "reward": (
         ("sft", "careful", "safety_mixture"),
         (

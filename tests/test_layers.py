@@ -20,7 +20,7 @@ FLOORS = (
     ("gemma", "data", "miniature", "merging", "cluster"),
     ("sampling", "training", "estimate"),
     ("scoring",),
-    ("rl", "evals", "reporting", "release"),
+    ("rl", "distillation", "evals", "reporting", "release"),
     ("stages", "commands"),
     ("run", "pipeline", "plans"),
 )

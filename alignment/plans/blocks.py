@@ -169,6 +169,11 @@ def taught(lay: Layout, teacher: str, *, on_demand: bool = False) -> Step:
     )
 
 
+def told(lay: Layout, teacher: str, *, on_demand: bool = False) -> Step:
+    """What a teacher thinks of every token of the text: its likeliest ones, for others to learn from."""
+    return lay.step("told", "teach", preset="text", on_demand=on_demand, teacher=teacher, data="step:text")
+
+
 def mixture(lay: Layout, name: str, recipe: str, sources: list[str], *, on_demand: bool = False) -> Step:
     """Rows of several steps, by a recipe that says how much of each."""
     said = {f"recipe__sources__{place}__dataset": f"step:{source}" for place, source in enumerate(sources)}

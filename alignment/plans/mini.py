@@ -69,6 +69,7 @@ def _on_demand(lay: Layout) -> list[Step]:
     return [
         blocks.taught(lay, "step:sft", on_demand=True),
         *blocks.drawn(lay, "step:sft", on_demand=True),
+        blocks.told(lay, "step:base", on_demand=True),
         blocks.mixture(lay, "mixture", "miniature_mixture", ["careful", "teach", "ghost", "preprompt"], on_demand=True),
         blocks.tuned(lay, "tuned", "step:mixture", weights="step:sft", on_demand=True),
     ]

@@ -16,7 +16,7 @@ from alignment.errors import UserError
 from alignment.settings import Settings
 from alignment.training.engine import EngineSettings, share_of
 
-TRAINING = frozenset({"pretrain", "sft", "reward", "dpo", "rl"})
+TRAINING = frozenset({"pretrain", "sft", "distill", "reward", "dpo", "rl"})
 """Stages that all processes of a run do together; the others run on rank 0."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from alignment.artifacts import Artifact, Outcome
 from alignment.training import policies, team
 from alignment.training.engine import Engine
 from alignment.training.held_out import held_out
+from alignment.training.loop import Trained
 from alignment.training.optimisation import Optimisation
 from alignment.training.policies import Policy
 from alignment.training.rows import TokenRows, planned_tokens
@@ -34,8 +35,12 @@ def train_and_measure(
     config: Mapping[str, Any],
     inputs: Mapping[str, Artifact],
     seed: int,
+    train: Callable[..., Trained] = train,
 ) -> Outcome:
-    """Train the policy's model in place. The headline is the loss on held-out rows, in nats per token."""
+    """Train the policy's model in place. The headline is the loss on held-out rows, in nats per token.
+
+    ``train`` is another than ``supervised.train`` where the rows are learned from in another way.
+    """
     tracker = Tracker(tracker_settings, out, config, stage=title, inputs=inputs)
     pad_id = policy.tokenizer.pad_id
     before = _loss_before(policy, held_out_rows, pad_id, engine, tracker)

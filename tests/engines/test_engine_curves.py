@@ -81,7 +81,7 @@ def test_sft_on_two_processes(given: tiny_runs.Given, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 def test_every_stage_on_two_processes(engine: str, given: tiny_runs.Given, tmp_path: Path) -> None:
-    stages = [stage for stage in tiny_runs.STAGES if stage != "rl"]
+    stages = [*(stage for stage in tiny_runs.STAGES if stage != "rl"), *tiny_runs.OWN_ANSWERS]
     lines = [
         tiny_runs.line(stage, given, tmp_path / engine, f"engine={engine}", "engine.micro_batch=2") for stage in stages
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import drawing
@@ -22,7 +22,10 @@ COMMON = (
 )
 SUPERVISED = "optimisation={steps: %d, epochs: null, batch: 8, learning_rate: 3e-3, checkpoint_steps: %d}"
 REINFORCED = "updating={steps: %d, batch: 8, minibatch: 8, checkpoint_steps: %d, learning_rate: 1e-3, clip_norm: 1e9}"
-STAGES = ("pretrain", "sft", "reward", "dpo", "rl")
+STAGES = ("pretrain", "sft", "distill", "reward", "dpo", "rl")
+OWN_ANSWERS = {"gkd": "distill/on_policy", "minillm": "distill/minillm"}
+"""Distillation on what the student says; in these runs of fp32 on like machines processes draw alike."""
+LARGER = replace(rewarding.SHAPE, width=48)
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Given:
     """What the stages read."""
 
     policy: Path
+    teacher: Path
     text: Path
     conversations: Path
     comparisons: Path
@@ -51,6 +55,7 @@ def given(root: Path) -> Given:
     ]
     return Given(
         policy=policy,
+        teacher=rewarding.policy(root / "teacher", shape=LARGER),
         text=drawing.dataset(root / "text", "text", {"train": texts[:32], "valid": texts[32:]}).path,
         conversations=drawing.dataset(root / "talks", "conversations", {"train": talks[:32], "valid": talks[32:]}).path,
         comparisons=rewarding.pairs(root / "pairs", {"train": rewarding.street(32), "valid": rewarding.street(8, 100)}),
@@ -62,9 +67,21 @@ def given(root: Path) -> Given:
 def line(stage: str, some: Given, store: Path, *more: str, steps: int = 20, every: int = 100) -> list[str]:
     """A command line; ``more`` lays engine and settings over it."""
     supervised = SUPERVISED % (steps, every)
+    learner = (
+        f"student.weights=dir:{some.policy}",
+        "student.shape=null",
+        f"teacher=dir:{some.teacher}",
+        f"data=dir:{some.conversations}",
+        "block=null",
+        supervised,
+    )
+    drawn = ("drawing={share: 1.0, temperature: 1.0, max_new_tokens: 8}", *learner)
     parts = {
         "pretrain": (f"tokenizer=dir:{some.policy}", f"data=dir:{some.text}", "block=32", supervised),
         "sft": (f"model=dir:{some.policy}", f"data=dir:{some.conversations}", supervised),
+        "distill": learner,
+        "gkd": ("name=gkd", *drawn),
+        "minillm": ("name=minillm", "minillm={rollouts: 16, epochs: 3}", *drawn),
         "reward": (
             f"model=dir:{some.policy}",
             f"data=dir:{some.comparisons}",
@@ -83,7 +100,7 @@ def line(stage: str, some: Given, store: Path, *more: str, steps: int = 20, ever
             REINFORCED % (steps, every),
         ),
     }
-    return [f"stage={stage}", f"store={store}", *COMMON, *parts[stage], *more]
+    return [f"stage={OWN_ANSWERS.get(stage, stage)}", f"store={store}", *COMMON, *parts[stage], *more]
 
 
 def curve(store: Path, stage: str) -> list[dict[str, float]]:

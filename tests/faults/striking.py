@@ -24,9 +24,12 @@ ROOT = Path(__file__).parents[2]
 TIMED = ("seconds/", "tokens_per_second/", "episodes_per_second")
 KEPT = r"/checkpoint-\d+$"
 PART = r"/parts/.*\.(jsonl|zst)$"
-WITH_CHECKPOINTS = ("pretrain", "sft", "reward", "dpo", "rl")
+WITH_CHECKPOINTS = ("pretrain", "sft", "distill", "gkd", "minillm", "reward", "dpo", "rl")
 WITH_PARTS = ("data", "teach", "ghost", "preprompt", "reject", "pairs", "label", "dpo")
-WITH_WEIGHTS = ("sft", "reward", "dpo", "rl", "merge", "slerp", "evaluate", "measure", "export", "teach")
+WITH_WEIGHTS = (
+    *("sft", "distill", "gkd", "reward", "dpo", "rl", "merge", "slerp"),
+    *("evaluate", "measure", "export", "teach", "told"),
+)
 DISK = 320 << 20
 LONGEST = 180.0
 

@@ -6,6 +6,7 @@ A Gemma 1 takes sdpa on both; a Gemma 2 is eager on a CPU and flex attention on 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,6 +40,7 @@ class Parts(NamedTuple):
     """What a command line names."""
 
     model: Path
+    teacher: Path
     conversations: Path
     pairs: Path
     prompts: Path
@@ -56,8 +58,10 @@ def parts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         )
         for n in range(40)
     ]
+    larger = replace(SHAPES[request.param], width=48)
     return Parts(
         rewarding.policy(root / "model", shape=SHAPES[request.param], schema=request.param),
+        rewarding.policy(root / "teacher", shape=larger, schema=request.param),
         drawing.dataset(root / "conversations", "conversations", {"train": said[:32], "valid": said[32:]}).path,
         rewarding.pairs(root / "pairs", {"train": rewarding.street(16), "valid": rewarding.street(8, 50)}),
         reinforcing.prompts(root / "prompts"),
@@ -118,6 +122,28 @@ def test_sft_in_bf16_learns_and_computing_activations_again_changes_nothing(
     assert curve(plain) == pytest.approx(curve(whole), rel=0.05)
     assert curve(plain) != curve(whole)
     assert curve(again) == pytest.approx(curve(plain), rel=2e-3)
+
+
+@pytest.mark.parametrize("mode", ["live", "minillm"])
+def test_distillation_has_the_curve_of_the_cpu(device: str, mode: str, parts: Parts, tmp_path: Path) -> None:
+    """What is drawn on the GPU is what the CPU draws, but where a number falls on an edge: few do of so few tokens."""
+    own = ("drawing.max_new_tokens=8", "minillm={rollouts: 16, epochs: 2}") if mode == "minillm" else ()
+    learner = f"student.weights=dir:{parts.model}", "student.shape=null", f"teacher=dir:{parts.teacher}"
+    there, here = (
+        made(
+            tmp_path / where,
+            "stage=distill/minillm" if own else "stage=distill",
+            *learner,
+            f"data=dir:{parts.conversations}",
+            "block=null",
+            *SFT,
+            *own,
+            *on(where_on),
+        )
+        for where, where_on in (("there", device), ("here", "cpu"))
+    )
+    assert curve(there) == pytest.approx(curve(here), rel=CURVE, abs=1e-5)
+    assert curve(there, "divergence")[-1] < curve(there, "divergence")[0]
 
 
 def test_a_reward_model_has_the_curve_of_the_cpu(device: str, parts: Parts, tmp_path: Path) -> None:
