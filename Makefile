@@ -68,6 +68,8 @@ experiments: venv
 	$(RUN) stage=pipeline pipeline=reward_scaling
 	$(RUN) stage=pipeline pipeline=rl_effects
 	$(RUN) stage=pipeline pipeline=warp_effects
+	$(RUN) stage=pipeline pipeline=distillation
+	$(RUN) stage=pipeline pipeline=on_policy
 	$(RUN) stage=pipeline pipeline=llama2
 	$(RUN) stage=pipeline pipeline=gemma2
 

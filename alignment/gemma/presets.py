@@ -90,6 +90,8 @@ SHAPES: dict[str, Shape] = {
     "gemma2_9b": _gemma2(3584, 42, 14336, 16, 8, 256, query_scale=256, context=8192, window=4096),
     # The 27B alone scales queries by width / heads instead of the head dimension.
     "gemma2_27b": _gemma2(4608, 46, 36864, 32, 16, 128, query_scale=144, context=8192, window=4096),
+    "mini_tiny": _gemma2(32, 4, 128, 2, 1, 16, query_scale=16, context=2048, window=64),
+    "mini_slim": _gemma2(48, 4, 192, 4, 2, 16, query_scale=16, context=2048, window=64),
     "mini_small": _gemma2(64, 4, 256, 4, 2, 16, query_scale=16, context=2048, window=64),
     "mini": _gemma2(128, 4, 512, 4, 2, 32, query_scale=32, context=2048, window=64),
     "mini_large": _gemma2(256, 4, 1024, 8, 4, 32, query_scale=32, context=2048, window=64),

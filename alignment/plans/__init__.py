@@ -12,6 +12,8 @@ PLANS: dict[str, str] = {
     "llama2": "versions by rejection sampling with a pool, Ghost Attention on the way, PPO at the end",
     "gemma2": "a teacher's answers, a larger reward model, REINFORCE, averages over runs and phases",
     "rl_effects": "rejection sampling, PPO, β, moving anchors and DPO beside each other, over several seeds",
+    "distillation": "small models from scratch and distilled: perplexity by size over several seeds, on several worlds",
+    "on_policy": "distillation on the student's own answers: shares of them beside each other, over several seeds",
     "warm": "reward models with averaged weights beside their members and their ensemble",
     "warp": "runs under moving anchors, merged by slerp and drawn back, iteration after iteration, with their fronts",
     "warp_effects": "WARP beside fixed anchors, slerp beside linear, iteration beside iteration, over several seeds",

@@ -51,7 +51,7 @@ def read(evaluations: Iterable[Artifact], model: Artifact) -> list[Evaluation]:
             raise UserError(
                 f"evaluations: {one.step or one.path.name} measured nothing of this model",
                 cause=f"It measured {measured or 'no model'}.",
-                remedy="Name results of stage=evaluate or stage=measure whose models= has it.",
+                remedy="Name results of stage=evaluate, stage=perplexity or stage=measure whose models= has it.",
             )
         for place in places:
             measures = _policy(told, place) if "models" in told else _judge(told, place)
@@ -63,7 +63,11 @@ def _told(evaluation: Artifact) -> dict[str, Any]:
     """What results.json holds, where it is that of models or judges."""
     path = evaluation.path / RESULTS
     told = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return told if evaluation.stage in ("evaluate", "measure") and ("models" in told or "judges" in told) else {}
+    return (
+        told
+        if evaluation.stage in ("evaluate", "measure", "perplexity") and ("models" in told or "judges" in told)
+        else {}
+    )
 
 
 def _places(evaluation: Artifact, model: Artifact) -> list[int]:
@@ -97,7 +101,7 @@ def _measures(told: Mapping[str, Mapping[str, float | None]]) -> list[Measure]:
 def _how(evaluation: Artifact) -> str:
     """``prompts, split test, at most 1,024 rows, temperature 1``."""
     settings = evaluation.settings
-    keys = [key for key in evaluation.parents if key.startswith(("prompts", "comparisons"))]
+    keys = [key for key in evaluation.parents if key.startswith(("prompts", "comparisons", "data."))]
     data = ", ".join(shown(evaluation.parents[key].reference).partition(":")[2] for key in keys)
     parts = [data, f"split {settings['split']}", f"at most {settings['count']:,} rows"]
     if "temperature" in settings:

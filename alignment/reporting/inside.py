@@ -13,7 +13,7 @@ from alignment.chat.tokenizers import Tokenizer
 from alignment.chat.types import Comparison, Conversation, Messages, Prompt
 from alignment.data import pairs
 from alignment.data import store as datasets
-from alignment.reporting import card, front_tables, judges, versions
+from alignment.reporting import card, front_tables, judges, perplexities, versions
 from alignment.store import Store
 
 if TYPE_CHECKING:
@@ -90,6 +90,9 @@ def evaluation(artifact: Artifact) -> None:
     results = json.loads((artifact.path / "results.json").read_text())
     if "judges" in results:
         judges.show(results)
+        return
+    if "shares" in results:
+        perplexities.show(results)
         return
     if results.get("differences"):
         versions.show(results)

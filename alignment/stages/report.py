@@ -41,7 +41,8 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
     page = report.page(lineage, settings.title or _title(asked), settings.samples)
     files.write_atomic(out / REPORT, page)
     rows = models.measured(lineage)
-    models.show(rows, lineage)
+    if rows or not lineage.of_stage("perplexity"):
+        models.show(rows, lineage)
     _publish(settings, inputs, out, lineage, rows)
     console.say(f"look at {out / REPORT}", style="")
     metrics = {"models": float(len(rows)), "artifacts": float(len(lineage.nodes)), "gone": float(len(lineage.gone))}

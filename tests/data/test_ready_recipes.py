@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from alignment.chat.types import Comparison, Conversation, Prompt
+from alignment.chat.types import Comparison, Conversation, Prompt, Text
 from alignment.data import recipe as recipes
 from alignment.data import store
 from alignment.data.build import Surroundings, build
@@ -187,6 +188,18 @@ def openmathinstruct2(folder: Path) -> None:
         parquet(folder / "data" / f"{split}-00000-of-00001.parquet", [row, row | {"problem": "again?"}])
 
 
+PARAGRAPH = "A paragraph of an article , which goes on for long enough to be worth learning from . " * 2
+
+
+def wikitext2(folder: Path) -> None:
+    names = ("wikitext-2-raw-v1", "wikitext-103-raw-v1")
+    card(folder, {name: {split: [f"{name}/{split}-*"] for split in ("test", "train", "validation")} for name in names})
+    for name in names:
+        for split in ("test", "train", "validation"):
+            lines = ["", f" = {name} {split} = \n", f" {name} {split} : {PARAGRAPH}\n", f" {PARAGRAPH}\n"]
+            parquet(folder / name / f"{split}-00000-of-00001.parquet", [{"text": line} for line in lines])
+
+
 LAYOUTS: dict[str, Callable[[Path], None]] = {
     "hh_rlhf_harmless": hh_rlhf,
     "hh_rlhf_helpful": hh_rlhf,
@@ -200,6 +213,7 @@ LAYOUTS: dict[str, Callable[[Path], None]] = {
     "no_robots": no_robots,
     "gsm8k": gsm8k,
     "openmathinstruct2": openmathinstruct2,
+    "wikitext2": wikitext2,
 }
 
 
@@ -321,6 +335,22 @@ def test_helpsteer2_preference(made: Callable[..., list[Comparison]]) -> None:
 def test_ultrachat(made: Callable[..., list[Conversation]]) -> None:
     (row,) = made("ultrachat")
     assert [turn.content for turn in row.messages] == ["train_sft?", "Yes.", "Sure?", "Quite."]
+
+
+def test_wikitext2_gives_the_paragraphs_alone(made: Callable[..., list[Text]]) -> None:
+    rows = made("wikitext2")
+    assert [row.text for row in rows] == [f"wikitext-2-raw-v1 train : {PARAGRAPH.strip()}", PARAGRAPH.strip()]
+
+
+def test_text_files_of_ones_own(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.txt").write_text(f"{name}: {'word ' * 500}\n\n{name}: the next paragraph.\n")
+    (tmp_path / "notes.md").write_text("not a text file")
+    values = recipes.read_yaml(RECIPES / "text_files.yaml") | {"splits": {"train": 1.0, "valid": 0.0, "test": 0.0}}
+    summary = build(Recipe.parse(values).rooted(tmp_path), tmp_path / "out", base=RECIPES)
+    check_laws(tmp_path / "out", summary)
+    texts = [row.text for row in store.read(tmp_path / "out", "train")]
+    assert Counter(text.partition(":")[0] for text in texts) == {"one": 2, "two": 2}, "a passage has 2,000 characters"
 
 
 def test_oasst2(made: Callable[..., list[Conversation]]) -> None:

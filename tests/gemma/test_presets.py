@@ -29,7 +29,10 @@ def test_counts_are_those_of_the_reports(name):
     assert (embedding, sum(p.numel() for p in model.parameters()) - embedding) == REPORTED[name]
 
 
-@pytest.mark.parametrize(("name", "millions"), [("mini_small", 0.3), ("mini", 1.08), ("mini_large", 4.1)])
+MILLIONS = {"mini_tiny": 0.087, "mini_slim": 0.185, "mini_small": 0.3, "mini": 1.08, "mini_large": 4.1}
+
+
+@pytest.mark.parametrize(("name", "millions"), MILLIONS.items())
 def test_miniature_sizes(name, millions):
     assert parameter_counts(SHAPES[name], 768).total == pytest.approx(millions * 1e6, rel=0.02)
     assert (SHAPES[name].window, SHAPES[name].context) == (64, 2048)

@@ -1,4 +1,4 @@
-"""Figures beside the front: training over time, length and variety, judges, skills, merges, the best of several."""
+"""Figures beside the front: training over time, variety, perplexity, judges, skills, merges, the best of several."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from alignment.reporting.page.figures import Group, Hues, Panel, trace
 from alignment.reporting.page.gather import Lineage, Row
 from alignment.reporting.page.models import RESULTS, Measured
 from alignment.reporting.page.texts import Spoken
+from alignment.reporting.perplexities import millions
 
 METRICS, MERGE = "metrics.jsonl", "merge.json"
 STEP = "step"
@@ -90,6 +91,25 @@ def grades(lineage: Lineage) -> Group:
         "What the judges are right about",
         "Share of held-out comparisons judged right, by how much better the chosen answer is. The dashed line is what "
         f"guessing gives, {LONGER} what preferring the longer one gives.",
+        panels,
+    )
+
+
+def perplexity(lineage: Lineage, hues: Hues) -> Group:
+    """Perplexity on held-out rows by size, a line for each way of training; the dashed line is the teacher's."""
+    panels = []
+    for node in lineage.of_stage("perplexity"):
+        results = node.json(RESULTS) or {"arms": {}}
+        for dataset, found in results["arms"].items():
+            traces = [_by_size(name, arms, found, results, hues) for name, arms in results["lines"].items()]
+            level = results["teacher"] and results["teacher"]["measures"][dataset]["perplexity"]["estimate"]
+            panels.append(
+                Panel(f"{dataset} ({lineage.name(node.fingerprint)})", "parameters", traces, named=True, level=level)
+            )
+    return Group(
+        "Perplexity on held-out rows",
+        "By size: the mean over the seeds of an arm, on rows that no model was trained on. The dashed line is the "
+        "teacher's.",
         panels,
     )
 
@@ -184,6 +204,16 @@ def _graded(judge: str, table: Mapping[str, Any], values: Sequence[str], hues: H
     merged = {**table["all"], **table["grade"]}
     told = [f"{merged[value]['count']:,} pairs" if value in merged else "" for value in values]
     return trace(judge, values, [merged.get(value) for value in values], hues.look(judge), told=told, mode="markers")
+
+
+def _by_size(
+    name: str, arms: Sequence[str], found: Mapping[str, Any], results: Mapping[str, Any], hues: Hues
+) -> dict[str, Any]:
+    """One line over sizes; what is not known has no bar."""
+    values = [found[arm]["perplexity"] for arm in arms]
+    sizes = [millions(results["parameters"][arm]) for arm in arms]
+    bars = [one["estimate"] if one["low"] is None else one for one in values]
+    return trace(name, sizes, bars, hues.look(name), told=arms)
 
 
 def _layer(name: str) -> tuple[int, list[tuple[int, str]]]:

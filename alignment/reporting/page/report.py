@@ -25,6 +25,7 @@ def page(lineage: Lineage, title: str, samples: int) -> str:
     groups = {
         "training": ("training", curves.training(lineage, hues)),
         "variety": ("variety", curves.variety(rows, lineage, spoken, hues)),
+        "perplexity": ("perplexity", curves.perplexity(lineage, hues)),
         "judges": ("judges", curves.grades(lineage)),
         "skills": ("skills", curves.skills(lineage, hues)),
         "merges": ("merges", curves.merges(lineage)),
@@ -39,6 +40,8 @@ def page(lineage: Lineage, title: str, samples: int) -> str:
         "lineage": _graph(lineage),
         **{key: _group(key, short, group) if drawn[key]["panels"] else None for key, (short, group) in groups.items()},
     }
+    if drawn["perplexity"]["panels"]:
+        sections["perplexity"] = _perplexity(groups["perplexity"][1], lineage)
     absent = [_NOTHING[key] for key, section in sections.items() if section is None]
     there = [section for section in sections.values() if section is not None]
     values = {
@@ -116,6 +119,11 @@ def _group(key: str, short: str, group: Group) -> Section:
     return Section(key, short, group.title, group.text, f'<div class="figures" id="figures-{key}"></div>')
 
 
+def _perplexity(group: Group, lineage: Lineage) -> Section:
+    content = '<div class="figures" id="figures-perplexity"></div>' + tables.perplexity(lineage)
+    return Section("perplexity", "perplexity", group.title, group.text, content)
+
+
 def _protocol(rows: Sequence[Measured], lineage: Lineage, absent: Sequence[str]) -> Section:
     text = (
         "Intervals are bootstraps over prompts at the stated confidence; they hold the training seeds fixed, and say "
@@ -138,6 +146,7 @@ _NOTHING = {
     "samples": "No answers are kept.",
     "training": "No run of reinforcement learning has metrics.",
     "variety": "No answers are there whose variety could be counted.",
+    "perplexity": "No perplexity was measured by stage=perplexity.",
     "judges": "No judges were measured.",
     "skills": "No evaluation has tagged prompts and knows gold.",
     "merges": "No merge has compared its layers.",

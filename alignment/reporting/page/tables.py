@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from alignment.reporting import perplexities
 from alignment.reporting.page import models
 from alignment.reporting.page.gather import Lineage, Node, flat
 from alignment.reporting.page.models import Measured
@@ -40,10 +41,23 @@ def ranking(rows: Sequence[Measured], lineage: Lineage, spoken: Mapping[str, Spo
     return f'<table id="ranking"><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table>'
 
 
+def perplexity(lineage: Lineage) -> str:
+    """Every arm on held-out rows, differences between arms, and the shares of gains that are kept."""
+    found = [node.json(models.RESULTS) for node in lineage.of_stage("perplexity")]
+    there = [results for results in found if results is not None]
+    told = []
+    for make in (perplexities.arms, perplexities.differences, perplexities.shares):
+        sheets = [make(results) for results in there]
+        for columns in dict.fromkeys(sheet.columns for sheet in sheets):
+            lines = [line for sheet in sheets if sheet.columns == columns for line in sheet.rows]
+            told += [table(columns, lines)] if lines else []
+    return "".join(told)
+
+
 def protocol(rows: Sequence[Measured], lineage: Lineage) -> str:
-    """How every evaluation and every measurement of judges was done."""
+    """How every evaluation and every measurement of judges and of losses was done."""
     found = {row.evaluation.fingerprint: row.evaluation for row in rows}
-    nodes = [*found.values(), *lineage.of_stage("measure")]
+    nodes = [*found.values(), *lineage.of_stage("perplexity"), *lineage.of_stage("measure")]
     lines = [_measured_how(node, lineage) for node in nodes]
     return table(("artifact", "stage", "data", "rows", *MEASURING, "KL to", "device", "precision"), lines)
 
@@ -162,11 +176,11 @@ def _range(rows: Sequence[Measured], measure: str) -> tuple[float, float]:
 def _measured_how(node: Node, lineage: Lineage) -> list[str]:
     settings: Mapping[str, Any] = node.artifact.settings if node.artifact is not None else {}
     notes: Mapping[str, Any] = node.artifact.notes if node.artifact is not None else {}
-    asked = [*filter(None, [node.parents.get("prompts")]), *node.parts("comparisons")]
-    told = notes.get("prompts", notes.get("pairs", ""))
+    asked = [*filter(None, [node.parents.get("prompts")]), *node.parts("comparisons"), *node.parts("data")]
+    told = notes.get("prompts", notes.get("pairs", notes.get("rows", "")))
     if isinstance(told, Mapping):
         told = ", ".join(f"{count:,}" for count in told.values())
-    reference = node.parents.get("reference")
+    reference = node.parents.get("reference", node.parents.get("teacher"))
     return [
         lineage.name(node.fingerprint),
         node.stage,
