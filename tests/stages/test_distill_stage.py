@@ -15,6 +15,7 @@ import torch
 from distilling import made
 from local_server import LocalServer, status
 from reading_server import reading
+from trl import SFTTrainer
 
 from alignment import run
 from alignment.artifacts import Artifact
@@ -97,6 +98,19 @@ def test_the_first_loss_is_the_mean_divergence_over_the_batchs_trained_tokens(
     assert first["loss"] == pytest.approx(divergence / tokens, rel=1e-5)
     assert first["divergence"] == pytest.approx(divergence / tokens, rel=1e-5)
     assert first["nll"] == pytest.approx(nll / tokens, rel=1e-5)
+
+
+def test_trl_touches_no_row(
+    live: Artifact, both: tuple[str, ...], talks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("TRL touched our rows")
+
+    monkeypatch.setattr(SFTTrainer, "_prepare_dataset", never)
+    monkeypatch.setattr(SFTTrainer, "compute_loss", never)
+    monkeypatch.setattr("trl.trainer.sft_trainer.DataCollatorForLanguageModeling.torch_call", never)
+    found = made(tmp_path, "live", talks, *both, "block=null")
+    assert found.files["model.safetensors"] == live.files["model.safetensors"]
 
 
 def test_the_record_is_that_of_a_policy(live: Artifact, student: Path, talks: Path) -> None:
