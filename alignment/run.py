@@ -55,7 +55,8 @@ class Door(Settings):
 def main(arguments: Sequence[str] | None = None) -> None:
     """The console script: exits with 0, with 2 on a :class:`UserError`, with 130 when interrupted.
 
-    Asked to stop by a scheduler (USR1, TERM) it ends with 85, and the same command goes on.
+    ``stage=gate`` says no with 1. Asked to stop by a scheduler (USR1, TERM) it ends with 85, and the same command goes
+    on.
     """
     signals.listen()
     code = together.enter(door, sys.argv[1:] if arguments is None else list(arguments))
@@ -80,8 +81,7 @@ def door(arguments: list[str]) -> int:
         else:
             requests = _sweep(request) if request.multirun else [request]
             # All are looked at before the first one runs.
-            for checked in [_checked(single) for single in requests]:
-                _run(*checked)
+            return max([_run(*checked) for checked in [_checked(single) for single in requests]])
         return 0
     except UserError as error:
         if debug:
@@ -308,7 +308,8 @@ def _checked(request: Request) -> tuple[Request, Door, dict[str, Any]]:
     return request, entrance, values
 
 
-def _run(request: Request, entrance: Door, values: dict[str, Any]) -> None:
+def _run(request: Request, entrance: Door, values: dict[str, Any]) -> int:
+    """Make what is asked for, and return the exit code."""
     from alignment import pipeline
     from alignment.commands import COMMANDS
     from alignment.energy.record import Stated
@@ -329,8 +330,7 @@ def _run(request: Request, entrance: Door, values: dict[str, Any]) -> None:
         settings = module.Settings.parse(values, f"stage={name}")
         inputs = maker.inputs_of(settings)
         signals.restore()
-        module.run(settings, inputs, store)
-        return
+        return module.run(settings, inputs, store) or 0
     if name == "pipeline":
         settings = pipeline.Settings.parse(values, "stage=pipeline")
         title = request.value("pipeline", "mini")
@@ -346,6 +346,7 @@ def _run(request: Request, entrance: Door, values: dict[str, Any]) -> None:
         pipeline.run(maker, title, settings, planned, force=entrance.force)
     else:
         pipeline.run_one(maker, planned[0], entrance.name, force=entrance.force)
+    return 0
 
 
 # ── what is printed ──────────────────────────────────────────────────────────────────────────────

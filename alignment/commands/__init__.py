@@ -1,7 +1,8 @@
 """Commands: they read artifacts and write none. None imports another.
 
 A command is a module of this folder with ``Settings`` (importable without torch) and
-``run(settings, inputs, store)``; ``inputs`` holds an artifact for every reference in the settings.
+``run(settings, inputs, store)``; ``inputs`` holds an artifact for every reference in the settings. What it returns, if
+anything, is the exit code.
 """
 
 COMMANDS: dict[str, str] = {
@@ -13,5 +14,6 @@ COMMANDS: dict[str, str] = {
     "view": "make the W&B workspace that a report defined, for a pipeline's runs that are on the server",
     "serve": "serve a reward model over HTTP, for training on other machines and for other tools",
     "estimate": "say what a run would take: memory of each GPU, what passes between them, the least that it fits",
+    "gate": "say whether a candidate may take the best model's place, by rules on what was measured (exit code 1: no)",
     "prune": "free the disk of what nothing was made from and nobody needs to resume",
 }
