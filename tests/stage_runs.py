@@ -134,6 +134,16 @@ STAGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "count=96",
         ),
     ),
+    "side_by_side": (
+        (*FIRST, "prompts"),
+        (
+            "stage=side_by_side",
+            "models=[latest:teacher,latest:sft]",
+            "prompts=latest:prompts",
+            "count=96",
+            "max_new_tokens=16",
+        ),
+    ),
     "rl": (
         ("lasting", "prompts", "helpfulness"),
         (

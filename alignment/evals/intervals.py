@@ -69,6 +69,7 @@ class Bootstrap:
         numbers: dict[Hashable, int] = {}
         group_P = np.array([numbers.setdefault(group, len(numbers)) for group in groups])
         self.confidence, self.seed, self.groups = confidence, seed, len(numbers)
+        self._group_P = group_P
         self._order = np.argsort(group_P, kind="stable")
         self._starts = np.searchsorted(group_P[self._order], np.arange(self.groups))
         self._times_RG = _times_drawn(self.groups, seed)
@@ -95,6 +96,17 @@ class Bootstrap:
             np.concatenate([above_PK, below_PK], axis=1).astype(float),
             lambda sums: np.where(sums[..., columns:] == 0, np.nan, sums[..., :columns] / sums[..., columns:]),
         )
+
+    def interval_of_rows(self, statistic: Callable[[np.ndarray], np.ndarray]) -> Interval | None:
+        """Of what is no function of sums: ``statistic`` takes how often each row is drawn (R, P) to R values.
+
+        The rows themselves are one more draw, of each row once. None where the statistic is undefined for them.
+        """
+        drawn = [
+            statistic(self._times_RG[start : start + RESAMPLES_A_BLOCK][:, self._group_P].astype(float))
+            for start in range(0, RESAMPLES, RESAMPLES_A_BLOCK)
+        ]
+        return self._between(statistic(np.ones((1, len(self._group_P))))[0], np.concatenate(drawn))
 
     def _between(self, estimate: float, resampled_R: np.ndarray) -> Interval | None:
         defined = resampled_R[np.isfinite(resampled_R)]

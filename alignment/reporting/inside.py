@@ -13,13 +13,13 @@ from alignment.chat.tokenizers import Tokenizer
 from alignment.chat.types import Comparison, Conversation, Messages, Prompt
 from alignment.data import pairs
 from alignment.data import store as datasets
-from alignment.reporting import card, front_tables, judges, perplexities, versions
+from alignment.reporting import card, front_tables, judges, perplexities, side_by_side, versions
 from alignment.store import Store
 
 if TYPE_CHECKING:
     from alignment.gemma.heads import Scale
 
-FIGURES = "plots.html"
+FIGURES = ("plots.html", "side_by_side.html")
 
 
 def model(artifact: Artifact) -> None:
@@ -91,6 +91,10 @@ def evaluation(artifact: Artifact) -> None:
     if "judges" in results:
         judges.show(results)
         return
+    if "side_by_side" in results:
+        side_by_side.show(results)
+        side_by_side.samples(artifact.path / "examples.parquet")
+        return
     if "shares" in results:
         perplexities.show(results)
         return
@@ -113,10 +117,10 @@ def evaluation(artifact: Artifact) -> None:
 
 def figures(artifact: Artifact) -> None:
     """Print where the page of figures is, of what has one."""
-    page = artifact.path / FIGURES
-    if page.is_file():
-        console.say()
-        console.say(f"figures, for a browser: {page}", style="dim")
+    for page in (artifact.path / name for name in FIGURES):
+        if page.is_file():
+            console.say()
+            console.say(f"figures, for a browser: {page}", style="dim")
 
 
 def _examples(artifact: Artifact, told: dict[str, Any], count: int, store: Store) -> None:

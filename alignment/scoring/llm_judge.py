@@ -103,6 +103,12 @@ class LlmJudge:
         self, prompts: Sequence[Messages], firsts: Sequence[str], seconds: Sequence[str], keys: Sequence[str]
     ) -> list[Opinion]:
         """An opinion of each pair, in order. ``keys`` are the pairs' ids."""
+        return [combine(*told) for told in self.verdicts(prompts, firsts, seconds, keys)]
+
+    def verdicts(
+        self, prompts: Sequence[Messages], firsts: Sequence[str], seconds: Sequence[str], keys: Sequence[str]
+    ) -> list[tuple[Verdict | str, Verdict | str]]:
+        """What is said of each pair with the first answer as A, then with it as B; what cannot be read, as it came."""
         questions = [
             question
             for turns, first, second, key in zip(prompts, firsts, seconds, keys, strict=True)
@@ -112,7 +118,7 @@ class LlmJudge:
             )
         ]
         told = self._verdicts(questions)
-        return [combine(told[place], told[place + 1]) for place in range(0, len(told), 2)]
+        return [(told[place], told[place + 1]) for place in range(0, len(told), 2)]
 
     def _verdicts(self, questions: Sequence[_Question]) -> list[Verdict | str]:
         """What each reply says, or the reply itself where it cannot be read the second time either."""

@@ -13,11 +13,16 @@ from alignment.settings import Settings, identity, text
 
 if TYPE_CHECKING:
     from alignment.chat.types import Prompt
+    from alignment.data.grades import Bounds
     from alignment.miniature.world import World
     from alignment.sampling.decoding import Respondent
     from alignment.sampling.endpoint import EndpointSettings
+    from alignment.scoring.pairwise import ByScore
     from alignment.scoring.remote import Remote
     from alignment.training.engine import Engine
+
+SAFE_ABOVE = 0.5
+"""The probability above which an answer is safe, where nobody says another."""
 
 
 def open_respondent(
@@ -43,6 +48,20 @@ class ClassifierReading(Settings):
 
     label: str | None = text("the label whose probability counts; null takes the only one")
     text: Literal["answer", "dialogue"] = identity("what it is given: the answer alone, or with its prompt")
+
+
+def check_aspect(judge: str | None, aspect: str) -> None:
+    """Raise :class:`UserError` where the miniature's truth or people are named for another aspect than is compared."""
+    who, _, judged = (judge or "").partition(":")
+    if who not in ("gold", "raters"):
+        return
+    if judged not in ("overall", "helpfulness", "safety"):
+        raise UserError(f"judge={judge}: there is no such truth", remedy="overall, helpfulness or safety.")
+    if judged != aspect:
+        raise UserError(
+            f"judge={judge}: judges another aspect than aspect={aspect}",
+            remedy=f"Say aspect={judged}, or judge={who}:{aspect}.",
+        )
 
 
 def speaks(artifact: Artifact) -> bool:
@@ -100,6 +119,37 @@ def open_scorer(
     from alignment.scoring.classifier import Classifier
 
     return Classifier.load(artifact, engine, label, text)
+
+
+def open_by_score(
+    artifact: Artifact,
+    engine: Engine,
+    world: World | None,
+    reading: ClassifierReading,
+    bounds: Bounds,
+    *,
+    aspect: str,
+    safe_above: float | Literal["auto"] | None,
+) -> ByScore:
+    """A scorer that judges pairs by its scores, as :func:`open_scorer` opens it.
+
+    Safety labels come from the scorer itself where safety is compared, and from the truth where the miniature judges.
+    Raises :class:`UserError` where ``safe_above="auto"`` meets a judge that knows only differences.
+    """
+    from alignment.scoring.pairwise import ByScore
+    from alignment.scoring.scorer import threshold
+
+    def opened(one: Artifact) -> Scorer:
+        return open_scorer(one, engine, world, label=reading.label, text=reading.text)
+
+    scorer = opened(artifact)
+    safety = scorer if aspect == "safety" else None
+    if artifact.kind in ("gold", "raters") and safety is None:
+        safety = opened(named("gold", "safety"))
+    above = None
+    if safety is not None and safe_above is not None:
+        above = threshold(safety, None if safe_above == "auto" else safe_above, SAFE_ABOVE)
+    return ByScore(scorer, bounds, safety=safety, safe_above=above)
 
 
 def refuse_seen(judge: Artifact, keys: Iterable[str]) -> None:

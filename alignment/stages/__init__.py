@@ -26,6 +26,7 @@ STAGES: dict[str, str] = {
     "measure": "measure judges of answers on held-out comparisons: accuracy by grade, calibration, thresholds",
     "perplexity": "measure models on held-out rows: perplexity by arm and size, KL to a teacher, over several seeds",
     "evaluate": "measure models on held-out prompts: gold reward, KL to a reference, perplexity",
+    "side_by_side": "put a candidate beside a baseline: win rates by a scorer, an LLM judge in both orders, or people",
     "front": "compare runs, merges and sweeps by reward over KL: fronts, equal KL, intervals over seeds",
     "report": "show a lineage, its models, fronts, curves and samples on one page that needs no network",
     "export": "write a folder to release: weights, tokenizer, model card, licences, checksums",

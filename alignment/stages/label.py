@@ -8,13 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from alignment import artifacts, console, files, parts
+from alignment import console, files, parts
 from alignment.artifacts import Artifact, Outcome
 from alignment.data.grades import Bounds
 from alignment.data.rows import Split
 from alignment.errors import UserError
 from alignment.sampling.endpoint import EndpointSettings
-from alignment.scoring.opening import ClassifierReading, speaks
+from alignment.scoring.opening import ClassifierReading, check_aspect, speaks
 from alignment.settings import Settings as StrictSettings
 from alignment.settings import execution, identity, reference, text
 from alignment.training.engine import EngineSettings
@@ -22,14 +22,10 @@ from alignment.training.engine import EngineSettings
 if TYPE_CHECKING:
     from alignment.data.pairs import Pair
     from alignment.scoring.pairwise import Judgement, PairJudge, Preference
-    from alignment.scoring.scorer import Scorer
-    from alignment.training.engine import Engine
 
     Judged = Iterator[tuple[Pair, Judgement | None]]
 
 ALGORITHM_VERSION = 2
-SAFE_ABOVE = 0.5
-"""The probability above which an answer is safe, where nobody says another."""
 PAIRS_A_PART = 64
 """Small, because an LLM judge tells of its progress only part by part."""
 ORIGINS = "origins.parquet"
@@ -81,16 +77,7 @@ class Settings(StrictSettings):
             raise UserError(
                 f"stage=label: {named} named", remedy="Name judge=<reference>, or annotations=<file> judge=null."
             )
-        who, _, judged = (settings.judge or "").partition(":")
-        if who not in ("gold", "raters"):
-            return settings
-        if judged not in ("overall", "helpfulness", "safety"):
-            raise UserError(f"judge={settings.judge}: there is no such truth", remedy="overall, helpfulness or safety.")
-        if judged != settings.aspect:
-            raise UserError(
-                f"judge={settings.judge}: judges another aspect than aspect={settings.aspect}",
-                remedy=f"Say aspect={judged}, or judge={who}:{settings.aspect}.",
-            )
+        check_aspect(settings.judge, settings.aspect)
         return settings
 
 
@@ -135,9 +122,9 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
 
 def open_judge(settings: Settings, inputs: dict[str, Artifact], out: Path) -> PairJudge:
     """Whoever judges, in one form."""
-    from alignment.data import annotations, pairs
-    from alignment.scoring.opening import open_respondent
-    from alignment.scoring.pairwise import ByOpinion, ByPeople, ByScore
+    from alignment.data import annotations, pairs, store
+    from alignment.scoring.opening import open_by_score, open_respondent
+    from alignment.scoring.pairwise import ByOpinion, ByPeople
     from alignment.training.engine import resolve
 
     directory = inputs["pairs"].path
@@ -149,28 +136,15 @@ def open_judge(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Pa
 
         respondent = open_respondent(artifact, engine, settings.endpoint, out / parts.FOLDER / "journal.jsonl")
         return ByOpinion(respondent.name, LlmJudge(respondent, settings.rubric, settings.aspect))
-    scorer = _scorer(artifact, settings, engine, directory)
-    safety = scorer if settings.aspect == "safety" else None
-    if artifact.kind in ("gold", "raters") and safety is None:
-        safety = _scorer(artifacts.named("gold", "safety"), settings, engine, directory)
-    return ByScore(scorer, settings.grades, safety=safety, safe_above=_safe_above(settings, safety))
-
-
-def _safe_above(settings: Settings, safety: Scorer | None) -> float | None:
-    """Raises :class:`UserError` where ``auto`` meets a judge that knows only differences."""
-    from alignment.scoring.scorer import threshold
-
-    if safety is None or settings.safe_above is None:
-        return None
-    return threshold(safety, None if settings.safe_above == "auto" else settings.safe_above, SAFE_ABOVE)
-
-
-def _scorer(artifact: Artifact, settings: Settings, engine: Engine, directory: Path) -> Scorer:
-    from alignment.data import store
-    from alignment.scoring.opening import open_scorer
-
-    reading = settings.classifier
-    return open_scorer(artifact, engine, store.world_of(directory), label=reading.label, text=reading.text)
+    return open_by_score(
+        artifact,
+        engine,
+        store.world_of(directory),
+        settings.classifier,
+        settings.grades,
+        aspect=settings.aspect,
+        safe_above=settings.safe_above,
+    )
 
 
 def judge_all(judge: PairJudge, pairs: Iterator[Pair], total: int, out: Path) -> None:

@@ -25,10 +25,10 @@ TIMED = ("seconds/", "tokens_per_second/", "episodes_per_second")
 KEPT = r"/checkpoint-\d+$"
 PART = r"/parts/.*\.(jsonl|zst)$"
 WITH_CHECKPOINTS = ("pretrain", "sft", "distill", "gkd", "minillm", "reward", "dpo", "rl")
-WITH_PARTS = ("data", "teach", "ghost", "preprompt", "reject", "pairs", "label", "dpo")
+WITH_PARTS = ("data", "teach", "ghost", "preprompt", "reject", "pairs", "label", "dpo", "side_by_side")
 WITH_WEIGHTS = (
     *("sft", "distill", "gkd", "reward", "dpo", "rl", "merge", "slerp"),
-    *("evaluate", "measure", "export", "teach", "told"),
+    *("evaluate", "measure", "side_by_side", "export", "teach", "told"),
 )
 DISK = 320 << 20
 LONGEST = 180.0

@@ -19,6 +19,7 @@ from alignment.data import pairs as table
 from alignment.data import store
 from alignment.data.rows import Row, Split
 from alignment.errors import UserError
+from alignment.evals import drawn_pairs
 from alignment.stages import pairs
 
 OLD = replace(POLICY, step="old", fingerprint="a" * 64, licences=("Gemma",))
@@ -174,7 +175,7 @@ def test_what_interrupts_the_writing_leaves_no_table(
     def broken(*_: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pairs, "paired", broken)
+    monkeypatch.setattr(drawn_pairs, "paired", broken)
     with pytest.raises(KeyboardInterrupt):
         made(monkeypatch, prompts, tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == [parts.FOLDER]

@@ -30,11 +30,13 @@ class Section(NamedTuple):
     content: str
 
 
-def render(title: str, lead: str, sections: Sequence[Section], values: Mapping[str, Any]) -> str:
-    """The whole document. ``values`` is what the scripts read; it may hold any text."""
+def render(
+    title: str, lead: str, sections: Sequence[Section], values: Mapping[str, Any], scripts: Sequence[str] = SCRIPTS
+) -> str:
+    """The whole document. ``values`` is what the ``scripts`` of ``assets/`` read; it may hold any text."""
     from plotly.offline import get_plotlyjs
 
-    script = "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    script = "\n".join((ASSETS / name).read_text(encoding="utf-8") for name in scripts)
     script = f'"use strict";\n(() => {{\n{script}\n}})();'
     library = get_plotlyjs()
     return Template((ASSETS / "page.html").read_text(encoding="utf-8")).substitute(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from alignment.reporting.page import curves, document, figures, front, graph, models, tables, texts
+from alignment.reporting.page import curves, document, figures, front, graph, models, tables, texts, versus
 from alignment.reporting.page.document import Section
 from alignment.reporting.page.figures import Group, Hues
 from alignment.reporting.page.gather import Lineage
@@ -27,6 +27,7 @@ def page(lineage: Lineage, title: str, samples: int) -> str:
         "variety": ("variety", curves.variety(rows, lineage, spoken, hues)),
         "perplexity": ("perplexity", curves.perplexity(lineage, hues)),
         "judges": ("judges", curves.grades(lineage)),
+        "versus": ("side by side", versus.group(lineage)),
         "skills": ("skills", curves.skills(lineage, hues)),
         "merges": ("merges", curves.merges(lineage)),
         "best": ("best of n", curves.best_of(lineage)),
@@ -148,6 +149,7 @@ _NOTHING = {
     "variety": "No answers are there whose variety could be counted.",
     "perplexity": "No perplexity was measured by stage=perplexity.",
     "judges": "No judges were measured.",
+    "versus": "No two models were put side by side.",
     "skills": "No evaluation has tagged prompts and knows gold.",
     "merges": "No merge has compared its layers.",
     "best": "No answers were chosen by rejection sampling.",

@@ -57,7 +57,12 @@ def perplexity(lineage: Lineage) -> str:
 def protocol(rows: Sequence[Measured], lineage: Lineage) -> str:
     """How every evaluation and every measurement of judges and of losses was done."""
     found = {row.evaluation.fingerprint: row.evaluation for row in rows}
-    nodes = [*found.values(), *lineage.of_stage("perplexity"), *lineage.of_stage("measure")]
+    nodes = [
+        *found.values(),
+        *lineage.of_stage("perplexity"),
+        *lineage.of_stage("measure"),
+        *lineage.of_stage("side_by_side"),
+    ]
     lines = [_measured_how(node, lineage) for node in nodes]
     return table(("artifact", "stage", "data", "rows", *MEASURING, "KL to", "device", "precision"), lines)
 
