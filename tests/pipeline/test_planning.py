@@ -107,7 +107,7 @@ def test_a_server_is_asked_once_for_all_steps_and_a_dry_run_does_not_wait(
 def test_a_dry_run_says_at_once_that_nobody_serves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(remote.time, "sleep", lambda seconds: pytest.fail("a dry run waited"))
+    monkeypatch.setattr("alignment.signals.pause", lambda *_: pytest.fail("a dry run waited"))
     said = refused(capsys, "stage=rl", "reward=remote:127.0.0.1:9", f"store={tmp_path}", "dry_run=true")
     assert "reward.model=remote:127.0.0.1:9: " in said
     assert "no answer in 1 attempt" in said

@@ -19,10 +19,10 @@ from vllm_support import IDS, NAMES, drawer, drawn, expected, pauses, policy, st
 from alignment.errors import UserError
 from alignment.gemma import core
 from alignment.gemma.roles import plain_copy
-from alignment.rl.settings import Server
 from alignment.sampling import vllm
 from alignment.sampling.drawer import OwnDrawer
 from alignment.sampling.noise import streams
+from alignment.sampling.served import Server
 from alignment.stages import rl
 from alignment.training.policies import Policy
 

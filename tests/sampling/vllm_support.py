@@ -11,7 +11,6 @@ from stub_vllm import StubVLLM
 from torch import nn
 
 from alignment.chat.render import prompt_ids
-from alignment.sampling import vllm
 from alignment.sampling.drawer import Drawer
 from alignment.sampling.noise import streams
 from alignment.sampling.sampler import Answer, Sampler
@@ -39,7 +38,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[StubVLLM]:
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Nobody waits in these tests; the pauses are written down."""
     waited: list[float] = []
-    monkeypatch.setattr(vllm.time, "sleep", waited.append)
+    monkeypatch.setattr("alignment.signals.pause", lambda seconds, _: waited.append(seconds))
     return waited
 
 
