@@ -324,7 +324,7 @@ def test_the_page_holds_what_there_is_and_stands_alone() -> None:
 def test_show_names_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     inside.figures(foreign(tmp_path, "dir:x"))
     assert capsys.readouterr().out == ""
-    (tmp_path / inside.FIGURES).write_text("")
+    (tmp_path / inside.FIGURES[0]).write_text("")
     inside.figures(foreign(tmp_path, "dir:x"))
     assert str(tmp_path / "plots.html") in capsys.readouterr().out
 
