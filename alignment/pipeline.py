@@ -117,6 +117,8 @@ class Maker:
         module = load_stage(step.stage)
         settings = module.Settings.parse(values, f"stage={step.option}")
         inputs = self._named(settings, earlier or {})
+        for key, (stage, name, said) in (module.asks(settings) if hasattr(module, "asks") else {}).items():
+            inputs[key] = (f"step:{name}", self.plan(pipeline, Step(name, stage, said), earlier or {}))
         sources = module.sources(settings) if hasattr(module, "sources") else []
         commits = module.commits(settings) if hasattr(module, "commits") else {}
         fingerprint = artifacts.fingerprint(

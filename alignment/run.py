@@ -31,7 +31,9 @@ from alignment.settings import Settings, describe, execution, list_keys, place, 
 PACKAGE = Path(__file__).parent
 CONF = next(path for path in (PACKAGE / "_conf", PACKAGE.parent / "conf") if path.is_dir())
 RECIPES = next(path for path in (PACKAGE / "_data_recipes", PACKAGE.parent / "data_recipes") if path.is_dir())
-GROUPS = ("stage", "model", "engine", "endpoint", "tracker", "launcher", "pipeline", "recipe")
+GROUPS = ("stage", "model", "engine", "endpoint", "tracker", "launcher", "pipeline", "recipe", "suite")
+FROM_FILE = "file_"
+"""Begins the name of an option that is a file of the user's."""
 
 MOST_RUNS = 1_000
 """That one command line may stand for."""
@@ -130,15 +132,15 @@ def _is_option(value: Any) -> bool:
 def _choose(stage: str, groups: Mapping[str, str]) -> dict[str, Any]:
     """Let Hydra compose a stage with a choice of groups. Raises :class:`UserError` with what there is."""
     _check_option("stage", stage)
-    if "recipe" in groups:
-        groups = {**groups, "recipe": _register_recipe(groups["recipe"])}
-    elif "recipe" in settings_class(stage).model_fields:
+    for group, option in groups.items():
+        if group == "recipe" or (group == "suite" and _is_file(option)):
+            groups = {**groups, group: _register(group, option)}
+        else:
+            _check_option(group, option)
+    if "recipe" not in groups and "recipe" in settings_class(stage).model_fields:
         # Which one is taken where nobody chooses stands in the stage's YAML.
         for option in options("recipe"):
-            _register_recipe(option)
-    for group, option in groups.items():
-        if group != "recipe":
-            _check_option(group, option)
+            _register("recipe", option)
     return deepcopy(_composed(stage, tuple(sorted(groups.items()))))
 
 
@@ -176,21 +178,26 @@ def _check_option(group: str, option: str) -> None:
 
 
 @cache
-def _register_recipe(option: str) -> str:
-    """Make a recipe of ``data_recipes/`` or a file of the user's an option of Hydra's, by a name that it can spell."""
-    if not option.endswith((".yaml", ".yml")):
-        _check_option("recipe", option)
-        name, path = option, RECIPES / f"{option}.yaml"
-    else:
-        name = "file_" + "".join(c if c.isalnum() else "_" for c in option)
-        path = files.typed(option).resolve()
+def _register(group: str, option: str) -> str:
+    """Make a recipe of ``data_recipes/``, or a recipe or suite of the user's, an option by a name Hydra can spell."""
     from hydra.core.config_store import ConfigStore
 
     from alignment.data import recipe
 
+    if _is_file(option):
+        name, path = FROM_FILE + "".join(c if c.isalnum() else "_" for c in option), files.typed(option).resolve()
+    else:
+        _check_option(group, option)
+        name, path = option, RECIPES / f"{option}.yaml"
     values = recipe.read_yaml(path)
-    ConfigStore.instance().store(name=name, group="recipe", node={**values, "root": str(recipe.root_of(values, path))})
+    if group == "recipe":
+        values = {**values, "root": str(recipe.root_of(values, path))}
+    ConfigStore.instance().store(name=name, group=group, node=values)
     return name
+
+
+def _is_file(option: str) -> bool:
+    return option.endswith((".yaml", ".yml"))
 
 
 def configure(request: Request) -> dict[str, Any]:
@@ -360,13 +367,14 @@ def _explain(request: Request) -> None:
     values = configure(request)
     name = request.stage.partition("/")[0]
     module = pipeline if name == "pipeline" else pipeline.load_stage(name)
+    own = module.described(values) if hasattr(module, "described") else settings_class(request.stage)
     chosen = [group for group in GROUPS[1:] if isinstance(values.get(group), dict)]
     pages.explain(
         request.stage,
         (module.__doc__ or "").strip().splitlines()[0],
         presets=[option for option in options("stage") if option.startswith(f"{name}/")],
         groups={group: options(group) for group in chosen},
-        sections={"keys of this stage": settings_class(request.stage), "keys of every stage": Door},
+        sections={"keys of this stage": own, "keys of every stage": Door},
         value_of=lambda key: at(values, key),
     )
 

@@ -129,7 +129,8 @@ class Store:
             known = {artifact.stage for artifact in finished} | {artifact.step for artifact in finished}
             raise UserError(
                 f"latest:{name}: {self.root}/ holds no finished artifact of that stage or step",
-                remedy=nearest(name, sorted(known)) + f" `stage={name}` makes one where that is a stage.",
+                remedy=nearest(name, sorted(known)) + f" `stage={name}` makes one where that is a stage, "
+                f"`stage=data recipe={name} name={name}` where that is a recipe.",
             )
         return matching[-1]
 

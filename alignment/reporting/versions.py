@@ -29,7 +29,7 @@ def measures(results: Results) -> None:
     models = results["models"]
     columns = list(dict.fromkeys(measure for found in models.values() for measure in found))
     rows = {name: [brief(found.get(measure)) for measure in columns] for name, found in models.items()}
-    _grid(f"models, ± half of the {results['confidence']:.0%} interval", "model", columns, rows)
+    grid(f"models, ± half of the {results['confidence']:.0%} interval", "model", columns, rows)
 
 
 def _arms(results: Results) -> None:
@@ -44,14 +44,14 @@ def _arms(results: Results) -> None:
         for name, arm in found.items()
     }
     title = f"arms: means over seeds, ± half of the {results['confidence']:.0%} interval over prompts"
-    _grid(title, "arm", [*own, *others], rows)
+    grid(title, "arm", [*own, *others], rows)
     several = {
         name: [" ".join(map(fixed, arm[measure]["seeds"])) for measure in own]
         for name, arm in found.items()
         if len(arm[own[0]]["seeds"]) > 1
     }
     if several:
-        _grid("each seed", "arm", own, several)
+        grid("each seed", "arm", own, several)
 
 
 def _mean(models: Sequence[Mapping[str, Any]], measure: str) -> str:
@@ -70,10 +70,10 @@ def differences(results: Results) -> None:
         name: [one["from"], *(brief(one["measures"][measure], "+") for measure in columns)]
         for name, one in found.items()
     }
-    _grid("differences, prompt by prompt", "model", ["less", *columns], rows)
+    grid("differences, prompt by prompt", "model", ["less", *columns], rows)
 
 
-def _grid(title: str, head: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> None:
+def grid(title: str, head: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> None:
     """A line for every name; where that is wider than the console, and the other way is not, a column for each."""
     lines = [[head, *columns], *([name, *cells] for name, cells in rows.items())]
     turned = [list(cells) for cells in zip(*lines, strict=True)]

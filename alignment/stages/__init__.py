@@ -3,7 +3,9 @@
 A stage is a module of this folder with ``Settings`` (importable without torch), ``ALGORITHM_VERSION``
 (raised when the same settings would give another result) and ``run(settings, inputs, out) -> Outcome``.
 Where it reads local files it has ``sources(settings) -> list[Path]``; where it reads from the hub,
-``commits(settings) -> dict[str, str]``; where it writes much, ``disk_needed(settings) -> int``.
+``commits(settings) -> dict[str, str]``; where it writes much, ``disk_needed(settings) -> int``; where it reads
+what other stages make for it, ``asks(settings) -> {key: (stage, name, settings)}``, by the keys of its inputs;
+where keys depend on what is chosen, ``described(values)``, the settings' class that ``--help`` shows.
 ``inputs`` holds an artifact for every reference in the settings, by dotted key.
 """
 
@@ -25,7 +27,8 @@ STAGES: dict[str, str] = {
     "merge": "merge models that share their ancestor (linear, slerp, LITI, EMA), streamed within bounded memory",
     "measure": "measure judges of answers on held-out comparisons: accuracy by grade, calibration, thresholds",
     "perplexity": "measure models on held-out rows: perplexity by arm and size, KL to a teacher, over several seeds",
-    "evaluate": "measure models on held-out prompts: gold reward, KL to a reference, perplexity",
+    "assess": "examine one model on one suite: every example with its measures",
+    "evaluate": "measure models on held-out prompts and suites, beside each other: gold reward, KL, safety, recall …",
     "side_by_side": "put a candidate beside a baseline: win rates by a scorer, an LLM judge in both orders, or people",
     "front": "compare runs, merges and sweeps by reward over KL: fronts, equal KL, intervals over seeds",
     "report": "show a lineage, its models, fronts, curves and samples on one page that needs no network",

@@ -1,9 +1,10 @@
-"""Measure models on held-out prompts: gold and other rewards, KL to a reference, perplexity.
+"""Measure models on held-out prompts and on suites: gold and other rewards, KL to a reference, perplexity, and more.
 
 Several models answer the same prompts with the same noise, and are compared prompt by prompt (``evals/versions.py``).
 ``results.json`` holds ``models`` (every measure with its interval), ``arms`` (where several models are the seeds of
 one: the mean over them), and by model or arm ``differences`` (less that which ``against`` names), ``skills`` (mean gold
-by tag) and ``skill_differences`` (less that one's, and whether the skill fell).
+by tag) and ``skill_differences`` (less that one's, and whether the skill fell). ``suites`` has what
+``evals/suites/comparing.py`` says, of one artifact of ``stage=assess`` for every model and suite.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from alignment import console, files
 from alignment.artifacts import Artifact, Outcome
 from alignment.errors import UserError
+from alignment.sampling.endpoint import EndpointSettings
 from alignment.scoring.opening import ClassifierReading
 from alignment.settings import Settings as StrictSettings
 from alignment.settings import execution, identity, reference, text
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from alignment.training.policies import Policy
 
 ALGORITHM_VERSION = 2
-ANSWERS = "answers.parquet"
+ANSWERS, EXAMPLES = "answers.parquet", "examples.parquet"
 RESULTS = "results.json"
 
 
@@ -41,7 +43,8 @@ class Settings(StrictSettings):
     names: list[str] | None = text(
         "a name for each of them, [a,b,…]; those of one name are the seeds of one arm; null takes the steps' names"
     )
-    prompts: str = reference("a dataset of prompts to draw answers for")
+    suites: list[str] = text("suites to examine every model on, [ghost,./mine.yaml,…]; [] for none")
+    prompts: str | None = reference("a dataset of prompts to draw answers for; null for suites alone")
     conversations: str | None = reference("a dataset of conversations for the perplexity of its answers; null skips it")
     rewards: list[str] | None = reference(
         "scorers whose reported score of every answer is measured beside gold, [a,b,…]; null measures none"
@@ -58,16 +61,63 @@ class Settings(StrictSettings):
     )
     confidence: float = identity("of every interval", gt=0, lt=1)
     seed: int = identity("of the answers and of the bootstrap", ge=0)
+    endpoint: EndpointSettings = execution("how a server is asked, where a suite's model or judge is behind one")
     engine: EngineSettings = execution("where and how it runs")
 
 
+def asks(settings: Settings) -> dict[str, tuple[str, str, dict[str, Any]]]:
+    """Every suite of every model, made once whoever asks for it."""
+    names = _suite_names(settings.suites)
+    found = {}
+    for suite, name in zip(settings.suites, names, strict=True):
+        for place, model in enumerate(settings.models):
+            said = {
+                "model": model,
+                "suite": suite,
+                "confidence": settings.confidence,
+                "seed": settings.seed,
+                "endpoint": settings.endpoint.model_dump(),
+            }
+            found[f"suites.{name}.{place}"] = ("assess", f"{name}-{place}", said)
+    return found
+
+
 def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
-    """Write one row for every answer (answers.parquet) and every measure with its interval (results.json)."""
-    from alignment.training import policies
+    """Write one row for every answer (answers.parquet) and example (examples.parquet), and all measures (results.json).
+
+    What is not asked for is not written.
+    """
+    from alignment.evals.suites import comparing
     from alignment.training.engine import resolve
 
     engine = resolve(settings.engine)
     names = _names(settings, inputs)
+    told, prompts = _nothing(settings, names), 0
+    if "prompts" in inputs:
+        told, prompts = _answered(settings, inputs, names, engine, out)
+    suites = _suites(settings, inputs, names, out)
+    _print(told, suites)
+    if suites:
+        told = comparing.merged(told, suites)
+    files.write_json(out / RESULTS, told)
+    metrics = {
+        (measure if len(names) == 1 else f"{name}/{measure}"): one["estimate"]
+        for name, measures_of in told["models"].items()
+        for measure, one in measures_of.items()
+    }
+    for name, one in told["skill_differences"].items():
+        metrics[f"{name}/skills_fallen"] = float(sum(skill["fell"] for skill in one["skills"].values()))
+    headline = next((name for name in metrics if name.endswith("gold")), next(iter(metrics)))
+    return Outcome("evaluation", metrics, headline, notes=engine.notes() | {"prompts": prompts})
+
+
+def _answered(
+    settings: Settings, inputs: dict[str, Artifact], names: list[str], engine: Engine, out: Path
+) -> tuple[dict[str, Any], int]:
+    """Every model on the prompts; returns what results.json tells of it, and how many prompts there were."""
+    from alignment.evals import answers
+    from alignment.training import policies
+
     prompts = _prompts(settings, inputs)
     _check_conversations(inputs)
     scorers = _scorers(inputs, engine, settings.classifier, prompts)
@@ -78,26 +128,51 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
     for place, name in enumerate(names):
         policy = policies.open_policy(inputs[f"models.{place}"], engine)
         drawn, ids = _draw(policy, prompts, settings, f"evaluate {name}" if len(names) > 1 else "evaluate")
-        measures = _scored(scorers, prompts, drawn, policy)
+        measures = answers.scored(scorers, prompts, drawn, policy)
         if against is not None:
-            measures["kl"] = _kl(policy, against, ids, drawn, engine)
-        rows += _rows(name, prompts, drawn, policy, measures)
+            measures["kl"] = answers.kl(policy, against, ids, drawn, engine)
+        rows += answers.rows(name, prompts, drawn, policy, measures)
         values[name] = measures
         results[name] = _intervals(measures, drawn, settings)
         if "conversations" in inputs:
             results[name]["perplexity"] = _perplexity(policy, inputs["conversations"], settings, engine)
-    told = _told(results, values, prompts, settings)
-    _write(out, rows, told)
-    _print(told)
-    metrics = {
-        (measure if len(names) == 1 else f"{name}/{measure}"): interval.estimate
-        for name, measures_of in results.items()
-        for measure, interval in measures_of.items()
+    answers.write(out / ANSWERS, rows)
+    return _told(results, values, prompts, settings), len(prompts)
+
+
+def _suites(settings: Settings, inputs: dict[str, Artifact], names: list[str], out: Path) -> dict[str, dict[str, Any]]:
+    """What the suites say of the models, by suite."""
+    from alignment.evals.suites import comparing
+
+    folders = {
+        suite: {name: inputs[f"suites.{suite}.{place}"].path for place, name in enumerate(names)}
+        for suite in _suite_names(settings.suites)
     }
-    for name, one in told["skill_differences"].items():
-        metrics[f"{name}/skills_fallen"] = float(sum(skill["fell"] for skill in one["skills"].values()))
-    headline = next((name for name in metrics if name.endswith("gold")), next(iter(metrics)))
-    return Outcome("evaluation", metrics, headline, notes=engine.notes() | {"prompts": len(prompts)})
+    if folders:
+        comparing.write_examples(out / EXAMPLES, folders)
+    return {
+        suite: comparing.told(of, settings.names, settings.against, settings.confidence, settings.seed)
+        for suite, of in folders.items()
+    }
+
+
+def _suite_names(suites: list[str]) -> list[str]:
+    """What suites are called: by option, or by file. Raises :class:`UserError` for two of one name."""
+    names = [Path(suite).stem if suite.endswith((".yaml", ".yml")) else suite for suite in suites]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"suites: {twice} is there twice", remedy="Name every suite once.")
+    return names
+
+
+def _nothing(settings: Settings, names: list[str]) -> dict[str, Any]:
+    """What is told where no prompts are answered. Raises :class:`UserError` where nothing at all is asked."""
+    if settings.prompts is None and not settings.suites:
+        raise UserError("prompts=null suites=[]: there is nothing to measure", remedy="Name prompts or suites.")
+    models: dict[str, Any] = {name: {} for name in names}
+    return {"confidence": settings.confidence, "models": models} | {
+        part: {} for part in ("differences", "skills", "skill_differences")
+    }
 
 
 def _names(settings: Settings, inputs: dict[str, Artifact]) -> list[str]:
@@ -197,33 +272,6 @@ def _draw(
     return answers, ids
 
 
-def _scored(
-    scorers: dict[str, Scorer], prompts: list[Prompt], answers: list[Answer], policy: Policy
-) -> dict[str, np.ndarray]:
-    import numpy as np
-
-    from alignment.chat.render import answer_text
-    from alignment.chat.types import Message
-
-    dialogues = [
-        (*prompt.messages, Message("assistant", answer_text(answer.ids, policy.tokenizer)))
-        for prompt, answer in zip(prompts, answers, strict=True)
-    ]
-    return {name: np.asarray(scorer.score(dialogues).reported) for name, scorer in scorers.items()}
-
-
-def _kl(policy: Policy, against: Policy, prompts: list[list[int]], answers: list[Answer], engine: Engine) -> np.ndarray:
-    from alignment.gemma.divergence import sequence_kl
-
-    if policy.tokenizer.digest != against.tokenizer.digest or policy.tokens.padded != against.tokens.padded:
-        raise UserError(
-            "the reference has another tokenizer than the model",
-            cause="A KL compares two distributions over the same pieces.",
-            remedy="Choose a reference from the same family, or reference=null.",
-        )
-    return sequence_kl(policy.model, against.model, prompts, [answer.ids for answer in answers], engine.device)
-
-
 def _intervals(measures: dict[str, np.ndarray], answers: list[Answer], settings: Settings) -> dict[str, Interval]:
     from alignment.evals import intervals
 
@@ -256,27 +304,6 @@ def _perplexity(policy: Policy, dataset: Artifact, settings: Settings, engine: E
     loss = held_out(policy.model, TokenRows.gather(rendered), pad_id=policy.tokenizer.pad_id, engine=engine)
     nats = intervals.ratio(loss.nll, loss.tokens, settings.confidence, settings.seed)
     return intervals.Interval(*(float(np.exp(bound)) for bound in nats))
-
-
-def _rows(
-    name: str, prompts: list[Prompt], answers: list[Answer], policy: Policy, measures: dict[str, np.ndarray]
-) -> list[dict[str, Any]]:
-    from alignment.chat.render import answer_text
-
-    return [
-        {
-            "model": name,
-            "id": prompt.id,
-            "tags": list(prompt.tags),
-            "prompt": [{"role": turn.role, "content": turn.content} for turn in prompt.messages],
-            "answer": answer_text(answer.ids, policy.tokenizer),
-            "tokens": len(answer.ids),
-            "finished": answer.finished,
-            "logprob": float(sum(answer.logprobs)),
-            **{measure: float(values[place]) for measure, values in measures.items()},
-        }
-        for place, (prompt, answer) in enumerate(zip(prompts, answers, strict=True))
-    ]
 
 
 def _told(
@@ -313,25 +340,18 @@ def _told(
     }
 
 
-def _write(out: Path, rows: list[dict[str, Any]], told: dict[str, Any]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    beside = out / f"{ANSWERS}{files.TEMPORARY}"
-    pq.write_table(pa.Table.from_pylist(rows), beside, compression="zstd")
-    beside.replace(out / ANSWERS)
-    files.write_json(out / RESULTS, told)
-
-
-def _print(told: dict[str, Any]) -> None:
+def _print(told: dict[str, Any], suites: dict[str, dict[str, Any]]) -> None:
+    from alignment.reporting import suites as shown
     from alignment.reporting import versions
 
-    if len(told["models"]) > 1:
+    measured = {name: measures for name, measures in told["models"].items() if measures}
+    if len(measured) > 1:
         versions.show(told)
-        return
-    rows = [
-        (name, measure, f"{one['estimate']:.3f}", f"{one['low']:.3f} … {one['high']:.3f}")
-        for name, measures in told["models"].items()
-        for measure, one in measures.items()
-    ]
-    console.table("", ("model", "measure", "mean", "interval"), rows, right=("mean",))
+    elif measured:
+        rows = [
+            (name, measure, f"{one['estimate']:.3f}", f"{one['low']:.3f} … {one['high']:.3f}")
+            for name, measures in measured.items()
+            for measure, one in measures.items()
+        ]
+        console.table("", ("model", "measure", "mean", "interval"), rows, right=("mean",))
+    shown.show(suites)

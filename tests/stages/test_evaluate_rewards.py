@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from alignment.artifacts import Artifact
-from alignment.chat import render
 from alignment.chat.types import Messages, Prompt, messages
+from alignment.evals import answers
 from alignment.sampling.sampler import Answer
 from alignment.scoring import opening
 from alignment.scoring.scorer import Scores
@@ -51,7 +51,7 @@ def evaluated(
     drawn = [Answer(place, 0, [1] * length, [0.0] * length, True) for place, length in enumerate((2, 3))]
     monkeypatch.setattr(policies, "open_policy", lambda *_: Policy())
     monkeypatch.setattr(evaluate, "_draw", lambda *_: (drawn, [[1], [1]]))
-    monkeypatch.setattr(render, "answer_text", lambda ids, _: "x" * len(ids))
+    monkeypatch.setattr(answers, "answer_text", lambda ids, _: "x" * len(ids))
 
     def open_scorer(artifact: Artifact, *_: Any, **reading: Any) -> Centred:
         if read is not None:
@@ -63,7 +63,6 @@ def evaluated(
     values = drawing.values(
         "evaluate", models=["run:m"], prompts="run:p", conversations=None, reference=None, rewards=named, **more
     )
-    del values["endpoint"]
     inputs = {"models.0": replace(drawing.POLICY, path=out), "prompts": data}
     inputs |= {f"rewards.{place}": reward for place, reward in enumerate(rewards or [])}
     outcome = evaluate.run(evaluate.Settings.parse(values), inputs, out)

@@ -14,10 +14,9 @@ import pytest
 
 from alignment import console
 from alignment.artifacts import Artifact, Outcome
-from alignment.chat import render
 from alignment.chat.types import Messages, Prompt, messages
 from alignment.errors import UserError
-from alignment.evals import intervals, versions
+from alignment.evals import answers, intervals, versions
 from alignment.evals.intervals import Bootstrap
 from alignment.reporting import versions as tables
 from alignment.sampling.sampler import Answer
@@ -166,7 +165,7 @@ def evaluated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., 
     drawn = [Answer(place, 0, [place], [0.0], True) for place in range(PROMPTS)]
     monkeypatch.setattr(policies, "open_policy", lambda artifact, *_: Policy(artifact.step))
     monkeypatch.setattr(evaluate, "_draw", lambda *_: (drawn, [[1]] * PROMPTS))
-    monkeypatch.setattr(render, "answer_text", lambda ids, name: f"{name} {ids[0]}")
+    monkeypatch.setattr(answers, "answer_text", lambda ids, name: f"{name} {ids[0]}")
 
     def run(names: Sequence[str] = NAMES, golds: bool = True, **more: Any) -> Outcome:
         scorers = {"gold": Tuned("gold", gold), "gold_safety": Tuned("gold_safety", gold, -1.0)} if golds else {}
@@ -174,7 +173,6 @@ def evaluated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., 
         values = drawing.values(
             "evaluate", models=["run:m"] * len(names), prompts="run:p", conversations=None, reference=None, **more
         )
-        del values["endpoint"]
         inputs: dict[str, Artifact] = {
             f"models.{place}": replace(drawing.POLICY, path=tmp_path, step=name) for place, name in enumerate(names)
         }

@@ -1,0 +1,231 @@
+"""Examples on disk, and what they come to: every measure with its interval, by group, and between two models.
+
+``examples.parquet`` has a row an example: ``id``, ``unit``, ``by_<group>``, ``<measure>`` (null where it does not
+apply), and ``shown``, JSON for people. Axes: P examples, K columns.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alignment import files
+from alignment.errors import UserError
+from alignment.evals.intervals import Bootstrap, Interval
+from alignment.evals.suites.suite import Examined, Measure
+
+EXAMPLES, RESULTS = "examples.parquet", "results.json"
+BY = "by_"
+ROWS_A_BATCH = 4_096
+
+Told = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """All examples of one model, without what is shown. ``values[measure]`` is NaN where it does not apply."""
+
+    measures: tuple[Measure, ...]
+    ids: list[str]
+    units: list[str]
+    values: dict[str, np.ndarray]
+    groups: dict[str, list[str | None]]
+
+    @classmethod
+    def of(cls, measures: Sequence[Measure], folder: Path) -> Kept:
+        """Those that lie in a folder, of which these are the measures."""
+        import pyarrow.parquet as pq
+
+        table = pq.read_table(folder / EXAMPLES)
+        return cls(
+            tuple(measures),
+            table["id"].to_pylist(),
+            table["unit"].to_pylist(),
+            {one.name: table[one.name].to_numpy().astype(float) for one in measures},
+            {name.removeprefix(BY): table[name].to_pylist() for name in table.column_names if name.startswith(BY)},
+        )
+
+    @classmethod
+    def read(cls, folder: Path) -> Kept:
+        """Those of an artifact of ``stage=assess``."""
+        declared = json.loads((folder / RESULTS).read_text(encoding="utf-8"))["declared"]
+        return cls.of([Measure(**one) for one in declared], folder)
+
+    def labels(self, group: str) -> list[str]:
+        """The labels of a group: numbers by value, others by name."""
+        found = {label for label in self.groups[group] if label is not None}
+        try:
+            return sorted(found, key=float)
+        except ValueError:
+            return sorted(found)
+
+
+def write(folder: Path, examined: Examined) -> int:
+    """Write the examples, some thousand in memory at a time; returns how many.
+
+    Raises :class:`UserError` for a value that is no finite number, naming the example.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from alignment.parts import batches
+
+    names, groups, count = [measure.name for measure in examined.measures], None, 0
+    beside = folder / f"{EXAMPLES}{files.TEMPORARY}"
+    writer = None
+    try:
+        for some in batches(examined.examples, ROWS_A_BATCH):
+            if groups is None:
+                groups = sorted({group for one in some for group in one.groups})
+                texts = ["id", "unit", *(BY + group for group in groups), "shown"]
+                schema = pa.schema([(name, pa.string()) for name in texts] + [(name, pa.float64()) for name in names])
+                writer = pq.ParquetWriter(beside, schema, compression="zstd")
+            assert writer is not None
+            for one in some:
+                assert set(one.values) <= set(names), f"{one.id} has measures that were not declared"
+                assert set(one.groups) <= set(groups), f"{one.id} belongs to groups that were not there before"
+                _need_finite(one.id, one.values)
+            rows = [
+                {"id": one.id, "unit": one.unit, "shown": json.dumps(one.shown, ensure_ascii=False), **one.values}
+                | {BY + group: label for group, label in one.groups.items()}
+                for one in some
+            ]
+            writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+            count += len(some)
+    finally:
+        if writer is not None:
+            writer.close()
+    assert count, "a suite has examples"
+    beside.replace(folder / EXAMPLES)
+    return count
+
+
+def _need_finite(name: str, values: Mapping[str, float]) -> None:
+    for measure, value in values.items():
+        if not np.isfinite(value):
+            raise UserError(
+                f"{name}: its {measure} is {value}",
+                cause="The model, or what judges it, gives NaN or infinity.",
+                remedy="Try engine.precision=fp32, or look at the run that trained it.",
+            )
+
+
+# ── what they come to ────────────────────────────────────────────────────────────────────────────
+
+
+def told(kept: Kept, confidence: float, seed: int) -> Told:
+    """``measures`` by name, each with its interval and ``examples`` it rests on, and ``groups`` by name and label."""
+    resamples = Bootstrap(kept.units, confidence, seed)
+    everything = np.ones(len(kept.ids), bool)
+    groups = {}
+    for group, of in kept.groups.items():
+        groups[group] = {
+            label: _told(kept, resamples, np.array([one == label for one in of])) for label in kept.labels(group)
+        }
+    return {"measures": _told(kept, resamples, everything), "groups": groups}
+
+
+def differences(kept: Kept, base: Kept, confidence: float, seed: int) -> Told:
+    """Every measure less that of the base, on the examples that both have; ``groups`` alike."""
+    base = _in_order(base, kept)
+    resamples = Bootstrap(kept.units, confidence, seed)
+    everything = np.ones(len(kept.ids), bool)
+    groups = {}
+    for group, of in kept.groups.items():
+        groups[group] = {
+            label: _less(kept, base, resamples, np.array([one == label for one in of])) for label in kept.labels(group)
+        }
+    return {"measures": _less(kept, base, resamples, everything), "groups": groups}
+
+
+def averaged(seeds: Sequence[Kept]) -> Kept:
+    """The seeds of one arm as one: the mean of every value, example by example."""
+    first = seeds[0]
+    others = [_in_order(one, first) for one in seeds]
+    values = {name: np.mean([one.values[name] for one in others], axis=0) for name in first.values}
+    return Kept(first.measures, first.ids, first.units, values, first.groups)
+
+
+def _told(kept: Kept, resamples: Bootstrap, mask_P: np.ndarray) -> Told:
+    found: Told = {}
+    for measure in kept.measures:
+        above_P, below_P = _sums(kept, measure, mask_P)
+        if not below_P.any():
+            continue
+        (interval,) = resamples.interval(np.stack([above_P, below_P], 1), partial(_ratio, measure=measure))
+        if interval is not None:
+            found[measure.name] = interval._asdict() | {"examples": int((below_P > 0).sum())}
+    return found
+
+
+def _less(kept: Kept, base: Kept, resamples: Bootstrap, mask_P: np.ndarray) -> Told:
+    found: Told = {}
+    for measure in kept.measures:
+        both_P = mask_P & ~np.isnan(kept.values[measure.name]) & ~np.isnan(base.values[measure.name])
+        if not both_P.any():
+            continue
+        columns_PK = np.stack([*_sums(kept, measure, both_P), *_sums(base, measure, both_P)], 1)
+
+        def less(sums: np.ndarray, m: Measure = measure) -> np.ndarray:
+            return _ratio(sums[..., :2], m) - _ratio(sums[..., 2:], m)
+
+        (interval,) = resamples.interval(columns_PK, less)
+        if interval is not None:
+            found[measure.name] = interval._asdict() | {"examples": int(both_P.sum())}
+    return found
+
+
+def _sums(kept: Kept, measure: Measure, mask_P: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What is summed above and below the line, 0 where it does not apply."""
+    value_P = kept.values[measure.name]
+    below_P = np.ones_like(value_P) if measure.per is None else kept.values[measure.per]
+    there_P = mask_P & ~np.isnan(value_P) & ~np.isnan(below_P)
+    return np.where(there_P, value_P, 0.0), np.where(there_P, below_P, 0.0)
+
+
+def _ratio(sums: np.ndarray, measure: Measure) -> np.ndarray:
+    """Σ above / Σ below of (…, 2) as (…, 1), NaN where nothing is below."""
+    found = np.where(sums[..., 1] == 0, np.nan, sums[..., 0] / sums[..., 1])
+    return (np.exp(found) if measure.exponential else found)[..., None]
+
+
+def _in_order(kept: Kept, like: Kept) -> Kept:
+    """The examples of ``like``, in its order. Raises :class:`UserError` where they are not the same examples."""
+    if kept.ids == like.ids:
+        return kept
+    places = {name: place for place, name in enumerate(kept.ids)}
+    if places.keys() != set(like.ids):
+        strange = next(iter(places.keys() ^ set(like.ids)))
+        raise UserError(
+            f"{strange}: one model was examined on it, and another was not",
+            cause="Models are compared example by example.",
+            remedy="Examine both on the same suite; a suite that draws its examples has to draw the same for both.",
+        )
+    order = [places[name] for name in like.ids]
+
+    def take(column: Sequence[Any]) -> list[Any]:
+        return [column[place] for place in order]
+
+    values = {name: value_P[order] for name, value_P in kept.values.items()}
+    groups = {name: take(column) for name, column in kept.groups.items()}
+    return Kept(kept.measures, like.ids, take(kept.units), values, groups)
+
+
+def interval_of(one: Mapping[str, float]) -> Interval:
+    """An interval as results tell it."""
+    return Interval(*(one[name] for name in Interval._fields))
+
+
+def shown(folder: Path) -> Iterator[dict[str, Any]]:
+    """Every example with what is shown of it, a few thousand in memory at a time."""
+    import pyarrow.parquet as pq
+
+    for batch in pq.ParquetFile(folder / EXAMPLES).iter_batches(ROWS_A_BATCH):
+        for row in batch.to_pylist():
+            yield row | {"shown": json.loads(row["shown"])}

@@ -1,0 +1,171 @@
+"""The model that a suite examines: here or behind a server, asked in parts that are kept.
+
+What was answered before a stop is not asked again, and what a server has answered is not paid for twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from alignment import console, parts
+from alignment.artifacts import Artifact
+from alignment.chat.types import Messages, Prompt, row_key
+from alignment.errors import UserError
+from alignment.sampling.decoding import Decoding, Reply, Respondent
+from alignment.sampling.endpoint import EndpointSettings
+
+if TYPE_CHECKING:
+    from alignment.data.rows import Split
+    from alignment.training.engine import Engine
+    from alignment.training.policies import Policy
+
+PART = 256
+"""Prompts that are answered, and then kept, together."""
+JOURNAL = f"{parts.FOLDER}/journal.jsonl"
+JUDGED = f"{parts.FOLDER}/judge.jsonl"
+
+Item = TypeVar("Item")
+
+
+class Asked(NamedTuple):
+    """What the model is asked: turns that end with the user. ``key`` decides the noise, together with the seed."""
+
+    key: str
+    turns: Messages
+
+
+class Likelihood(NamedTuple):
+    """Of a continuation: Σ −log p over its tokens, in nats, and how many they are."""
+
+    nll: float
+    tokens: int
+
+
+class Subject:
+    """One model under examination. ``out`` is the folder of the artifact that is made."""
+
+    def __init__(self, artifact: Artifact, engine: Engine, endpoint: EndpointSettings, out: Path) -> None:
+        self.artifact, self.engine, self.out = artifact.need("policy", "endpoint", "foreign"), engine, out
+        self._endpoint = endpoint
+
+    @property
+    def served(self) -> bool:
+        """Whether it stands behind a server, of which only answers can be had."""
+        return self.artifact.kind == "endpoint"
+
+    @cached_property
+    def policy(self) -> Policy:
+        """The model in memory. Raises :class:`UserError` for one behind a server."""
+        from alignment.training.policies import open_policy
+
+        self.need_here()
+        return open_policy(self.artifact, self.engine)
+
+    @cached_property
+    def respondent(self) -> Respondent:
+        """Who answers in chat format."""
+        from alignment.sampling.model_respondent import ModelRespondent
+        from alignment.scoring.opening import open_respondent
+
+        if self.served:
+            return open_respondent(self.artifact, self.engine, self._endpoint, self.out / JOURNAL)
+        name = self.artifact.step or self.artifact.path.name
+        return ModelRespondent(name, self.policy.model, self.policy.tokenizer)
+
+    def judge(self, artifact: Artifact) -> Respondent:
+        """Another model, here or behind a server, that says in words what it thinks of answers."""
+        from alignment.scoring.opening import open_respondent
+
+        return open_respondent(artifact, self.engine, self._endpoint, self.out / JUDGED)
+
+    def need_here(self) -> None:
+        """Raise :class:`UserError` for a model behind a server, of which the suite needs more than answers."""
+        if self.served:
+            raise UserError(
+                f"model={self.artifact.step}: is behind a server",
+                cause="This suite reads probabilities, or text outside of a chat, which a server does not give.",
+                remedy="Name a model that lies here, or leave the suite out.",
+            )
+
+    def prompts(self, dataset: Artifact, split: Split, count: int | None) -> list[Prompt]:
+        """The first prompts of a split. Raises :class:`UserError` where there are none, and where it has seen one."""
+        from alignment.data import store
+
+        found = []
+        for row in islice(store.stream(dataset.need("dataset").path, split), count):
+            if not isinstance(row, Prompt):
+                raise UserError(
+                    f"{dataset.path} holds no prompts", remedy="Give a dataset whose recipe has kind: prompts."
+                )
+            found.append(row)
+        if not found:
+            raise UserError(
+                f"{dataset.path} has no prompt in its split {split}",
+                remedy="Say suite.split=valid or suite.split=test, whichever it has.",
+            )
+        self.refuse_seen(map(row_key, found))
+        return found
+
+    def refuse_seen(self, keys: Iterable[str]) -> None:
+        """Raise :class:`UserError` where the model was trained on a prompt with one of these keys."""
+        from alignment.data import seen
+
+        if not self.served:
+            seen.refuse_overlap(self.artifact.path, keys)
+
+    def replies(self, title: str, asked: Sequence[Asked], decoding: Decoding) -> list[list[Reply]]:
+        """``decoding.samples`` answers to each prompt, drawn in parts that are kept. ``title`` names them."""
+        with console.progress(title, len(asked) * decoding.samples, "answers") as progress:
+
+            def draw(some: Sequence[Asked]) -> parts.Rows:
+                before = progress.done
+                drawn = self.respondent.reply(
+                    [one.turns for one in some],
+                    [one.key for one in some],
+                    decoding,
+                    lambda done: progress.advance(before + done - progress.done),
+                )
+                return [{"replies": [[one.text, one.tokens, one.finished] for one in samples]} for samples in drawn]
+
+            done = 0
+
+            def told(some: int, before: bool) -> None:
+                nonlocal done
+                done += some * decoding.samples
+                progress.begin_at(done) if before else progress.advance(done - progress.done)
+
+            rows = parts.in_parts(self.out, title, asked, PART, draw, told)
+            return [[Reply(*reply) for reply in row["replies"]] for row in rows]
+
+    def likelihoods(self, title: str, rows: Sequence[tuple[Sequence[int], Sequence[bool]]]) -> list[Likelihood]:
+        """Σ −log p of every row's tokens under its mask, (ids, mask) as ``chat.render.render`` gives them."""
+        from alignment.training.held_out import held_out
+        from alignment.training.rows import TokenRows
+
+        def read(some: Sequence[tuple[Sequence[int], Sequence[bool]]]) -> parts.Rows:
+            policy = self.policy
+            loss = held_out(policy.model, TokenRows.gather(some), pad_id=policy.tokenizer.pad_id, engine=self.engine)
+            return [
+                {"nll": nll, "tokens": tokens}
+                for nll, tokens in zip(loss.nll.tolist(), loss.tokens.tolist(), strict=True)
+            ]
+
+        return [Likelihood(row["nll"], row["tokens"]) for row in self.in_parts(title, rows, read)]
+
+    def in_parts(
+        self, title: str, items: Sequence[Item], work: Callable[[Sequence[Item]], parts.Rows], size: int = PART
+    ) -> Iterator[dict[str, Any]]:
+        """``parts.in_parts`` with progress in items."""
+        with console.progress(title, len(items), "examples") as progress:
+            done = 0
+
+            def told(some: int, before: bool) -> None:
+                nonlocal done
+                done += some
+                progress.begin_at(done) if before else progress.advance(some)
+
+            yield from parts.in_parts(self.out, title, items, size, work, told)
