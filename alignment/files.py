@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -24,6 +25,10 @@ from alignment.errors import UserError
 
 TEMPORARY = ".partial"
 """Suffix of what is being written; nothing that carries it is ever read."""
+SAFETENSORS_TEMPORARY = ".tmp??????"
+"""What safetensors calls a file that it is writing."""
+FULL = re.compile(r"No space left|os error 28|PytorchStreamWriter failed|\d+ requested and \d+ written")
+"""What libraries with errors of their own say of a full disk: safetensors, torch, numpy."""
 BETWEEN_LOOKS = 0.5
 """Seconds between two looks at a lock that another process holds."""
 
@@ -94,19 +99,19 @@ def digest_json(value: Any) -> str:
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Remove what an earlier, interrupted run left half-written below ``folder``."""
-    for path in list(folder.rglob(f"*{TEMPORARY}")):
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    """Remove what an earlier, interrupted run left half-written below ``folder``, by us or by safetensors."""
+    for pattern in (f"*{TEMPORARY}", SAFETENSORS_TEMPORARY):
+        for path in list(folder.rglob(pattern)):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def make_folder(folder: Path) -> None:
     """Create ``folder``; a place that cannot be written is a :class:`UserError`."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # Of a name of its own: other processes of a run, on other machines too, look at the same moment.
-        handle, probe = tempfile.mkstemp(suffix=TEMPORARY, dir=folder)
-        os.close(handle)
-        Path(probe).unlink(missing_ok=True)
+        # Without a name where the file system has such files: nothing is left behind by a kill, and other processes of a
+        # run, on other machines too, look at the same moment.
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise disk_error(error, folder) from None
 
@@ -154,14 +159,15 @@ def disk_error(error: OSError, path: Path | str | None = None) -> UserError:
         errno.ENOTDIR: "A part of this path is a file. Choose another folder with store=<folder>.",
         errno.EEXIST: "A file of this name is in the way. Choose another folder with store=<folder>.",
     }
-    remedy = remedies.get(error.errno or 0, "Check that the path exists and can be read and written.")
-    return UserError(f"{where}: {error.strerror or error}", remedy=remedy)
+    number = error.errno or (errno.ENOSPC if FULL.search(str(error)) else 0)
+    remedy = remedies.get(number, "Check that the path exists and can be read and written.")
+    told = error.strerror or (os.strerror(number) if number else error)
+    return UserError(f"{where}: {told}", remedy=remedy)
 
 
 def full_disk(error: BaseException) -> UserError | None:
-    """A full disk as told by a library that has errors of its own (safetensors, torch), or None for anything else."""
-    told = str(error)
-    if "No space left" not in told and "os error 28" not in told and "PytorchStreamWriter failed" not in told:
+    """A full disk as told by a library that has errors of its own (safetensors, torch, numpy), or None for all else."""
+    if FULL.search(str(error)) is None:
         return None
     return disk_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
 

@@ -66,7 +66,8 @@ def train_and_measure(
     if held_out_rows is not None:
         after = held_out(policy.model, held_out_rows, pad_id=pad_id, engine=engine).mean
         metrics |= {f"{HELD_OUT}_before": before, HELD_OUT: after, "perplexity": math.exp(min(after, 700))}
-        tracker.log(trained.steps, {HELD_OUT: after})
+        if not _recorded(tracker, trained.steps):
+            tracker.log(trained.steps, {HELD_OUT: after})
     tracker.finish(metrics)
     rate = trained.amount / max(trained.seconds, 1e-9)
     console.say(f"  {trained.steps:,} steps, {rate:,.0f} real tokens/s", style="dim")
@@ -81,11 +82,15 @@ def _loss_before(policy: Policy, rows: TokenRows | None, pad_id: int, engine: En
     """The held-out loss before training; a resumed run reads it from the first one's metrics."""
     if rows is None:
         return math.nan
-    recorded = team.from_main(
-        lambda: [row[HELD_OUT] for row in read_metrics(tracker.path) if row["step"] == 0 and HELD_OUT in row]
-    )
-    if recorded:
+    if recorded := _recorded(tracker, 0):
         return recorded[0]
     loss = held_out(policy.model, rows, pad_id=pad_id, engine=engine).mean
     tracker.log(0, {HELD_OUT: loss})
     return loss
+
+
+def _recorded(tracker: Tracker, step: int) -> list[float]:
+    """The held-out loss at a step, where an earlier start has written it: a rewind leaves what stands at its step."""
+    return team.from_main(
+        lambda: [row[HELD_OUT] for row in read_metrics(tracker.path) if row["step"] == step and HELD_OUT in row]
+    )
