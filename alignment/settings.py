@@ -41,6 +41,12 @@ def identity(doc: str, **bounds: Any) -> Any:
     return _field("identity", doc, bounds)
 
 
+def later(doc: str, **bounds: Any) -> Any:
+    """An identity field that came after artifacts were made: null, its default, leaves their fingerprints alone."""
+    extra = {"role": "identity", "later": True}
+    return Field(default=None, description=doc, json_schema_extra=extra, **bounds)
+
+
 def execution(doc: str, **bounds: Any) -> Any:
     """A field that changes only how the result is computed; it never enters a fingerprint."""
     return _field("execution", doc, bounds)
@@ -107,6 +113,10 @@ def role_of(field: Any) -> Role:
     return (field.json_schema_extra or {}).get("role", "identity")
 
 
+def _is_later(field: Any) -> bool:
+    return bool((field.json_schema_extra or {}).get("later", False))
+
+
 def _is_raw(field: Any) -> bool:
     return role_of(field) in ("text", "reference") or (field.json_schema_extra or {}).get("raw", False)
 
@@ -165,7 +175,7 @@ def identity_values(settings: Settings) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, field in type(settings).model_fields.items():
         role, value = role_of(field), getattr(settings, name)
-        if role in ("execution", "reference"):
+        if role in ("execution", "reference") or (value is None and _is_later(field)):
             continue
         values[name] = _identity_of(value)
     return values

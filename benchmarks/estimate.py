@@ -23,10 +23,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from estimate_runs import MOMENTS, SAMPLES, SHAPES, Case, measured
+from estimate_runs import MOMENTS, SAMPLES, SHAPES, TOP_K, Case, measured
 
 from alignment.estimate import memory
 from alignment.estimate.arithmetic import ARITHMETIC, Model
+from alignment.estimate.distillation import Teaching, distilled
 from alignment.estimate.memory import Pass, Phase, Way
 from alignment.estimate.roles import Drawing, Roles, reinforced
 
@@ -43,6 +44,11 @@ CASES = (
     Case("sft", "gemma1", "fp32", True, 2, 512, passes=2),
     Case("sft", "wide", "bf16", False, 4, 256, rank=16),
     Case("sft", "wide", "fp32", True, 4, 256, rank=16),
+    Case("distill", "deep", "fp32", False, 4, 256, teacher="wide"),
+    Case("distill", "wordy", "bf16", True, 2, 256, passes=2, teacher="wordy"),
+    Case("distill", "wordy", "fp32", True, 2, 512),
+    Case("distill", "deep", "bf16", True, 8, 192, teacher="wide", mode="on_policy"),
+    Case("distill", "wordy", "fp32", True, 4, 192, teacher="wordy", mode="minillm"),
     Case("reward", "deep", "fp32", False, 2, 384),
     Case("reward", "deep", "bf16", True, 4, 384, passes=2),
     Case("reward", "wide", "bf16", False, 2, 384, rank=16),
@@ -60,6 +66,7 @@ CASES = (
     Case("sft", "wide", "bf16", True, 1, 256, processes=2, zero=1),
     Case("sft", "wide", "bf16", True, 1, 256, passes=2, processes=2, zero=2),
     Case("sft", "wide", "bf16", True, 1, 256, processes=2, zero=3),
+    Case("distill", "deep", "bf16", True, 1, 256, teacher="wide", processes=2, zero=3),
 )
 
 
@@ -84,6 +91,8 @@ def predicted(case: Case) -> list[Phase]:
         return memory.supervised(
             model, way, Pass(case.rows, case.tokens, case.rows * (case.tokens - 1), more=more), "nll"
         )
+    if case.stage == "distill":
+        return distilled(model, way, *distillation(case))
     answer = case.tokens // 3
     learned = case.rows * 2 * answer
     one = Pass(case.rows, case.tokens, learned, trees=True, more=more)
@@ -95,6 +104,16 @@ def predicted(case: Case) -> list[Phase]:
     prompts = case.rows * case.passes
     drawing = Drawing(prompts, SAMPLES, answer, answer, prompts * SAMPLES)
     return reinforced(roles, way, one, drawing)
+
+
+def distillation(case: Case) -> tuple[Pass, Teaching]:
+    """A forward pass, and who teaches; of what is drawn a third is the prompt's."""
+    teacher = None if case.teacher is None else Model(*SHAPES[case.teacher])
+    answer, rows = case.tokens - case.tokens // 3, case.rows * case.passes
+    drawing = None if case.mode is None else Drawing(rows, 1, case.tokens // 3, answer, rows)
+    learned = case.rows * (case.tokens - 1 if drawing is None else answer)
+    teaching = Teaching(teacher, TOP_K, 0, drawing, together=case.mode == "minillm")
+    return Pass(case.rows, case.tokens, learned, more=case.passes > 1), teaching
 
 
 class Pair(NamedTuple):
@@ -163,6 +182,8 @@ def shown(case: Case) -> str:
     """A case in words."""
     words = [case.stage, case.shape, case.precision, f"{case.passes}x{case.rows}x{case.tokens}"]
     words += ["checkpointing"] * case.checkpointing + [f"rank {case.rank}"] * bool(case.rank)
+    if case.stage == "distill":
+        words += [f"from {case.teacher or 'what is stored'}"] + ([case.mode] if case.mode else [])
     words += [case.roles] * (case.stage == "rl") + ["critic"] * case.critic + ["moving anchor"] * case.follows
     if case.processes > 1:
         words.append(f"zero{case.zero}" if case.zero else "ddp")

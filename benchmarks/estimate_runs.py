@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -28,10 +30,12 @@ SHAPES = {
 class Case(NamedTuple):
     """One training. ``rows`` of ``tokens`` are a forward pass, ``passes`` of them a step; ``rank`` is an adapter's.
 
-    In rl, rows are prompts: each has ``SAMPLES`` answers, and prompt and answer are a third of ``tokens`` each.
+    In rl, rows are prompts: each has ``SAMPLES`` answers, and prompt and answer are a third of ``tokens`` each. In
+    distill, ``teacher`` is a shape, or None where ``TOP_K`` likeliest tokens are stored; ``mode`` says how answers are
+    drawn, if they are.
     """
 
-    stage: Literal["sft", "reward", "dpo", "rl"]
+    stage: Literal["sft", "distill", "reward", "dpo", "rl"]
     shape: str
     precision: Literal["fp32", "bf16"]
     checkpointing: bool
@@ -45,11 +49,14 @@ class Case(NamedTuple):
     follows: bool = False
     zero: int = 0
     processes: int = 1
+    teacher: str | None = None
+    mode: Literal["on_policy", "minillm"] | None = None
 
 
 MOMENTS = ("draw", "judge", "read")
 """Of rl, measured apart: mostly it is learning that needs the most."""
 SAMPLES = 2
+TOP_K = 64
 
 
 def measured(case: Case, folder: Path) -> dict[str, int]:
@@ -139,6 +146,9 @@ def supervise(case: Case, model: Any, engine: Engine, folder: Path) -> None:
         ),
         "tracker": Tracker(TrackerSettings.parse(conf("tracker", "off")), folder, {}),
     }  # fmt: skip
+    if case.stage == "distill":
+        distil(case, model, engine, batch, common)
+        return
     adapter = AdapterSettings(kind="lora", rank=case.rank or 1, alpha=16.0, dropout=0.0)
     if case.stage == "sft":
         if case.rank:
@@ -156,6 +166,53 @@ def supervise(case: Case, model: Any, engine: Engine, folder: Path) -> None:
     if case.rank:
         reward = rewards.adapt(reward, adapter)
     preferences.train(reward.model, PairRows.gather(rows), safety_weight=0.0, **common)
+
+
+def distil(case: Case, model: Any, engine: Engine, batch: int, common: dict[str, Any]) -> None:
+    """From a teacher in memory or from random columns; answers have all of their tokens."""
+    import numpy as np
+
+    from alignment.data.topk import TopK
+    from alignment.distillation.sources import OnPolicy, Phases, Written
+    from alignment.gemma import core
+    from alignment.gemma.presets import TokenIds
+    from alignment.sampling.drawer import OwnDrawer
+    from alignment.training import distilled
+    from alignment.training.distilled import Objective
+    from alignment.training.lessons import Matter, Row, by_phases, by_rows
+    from alignment.training.rows import Collator, TokenRows
+    from alignment.training.teachers import Live
+
+    vocabulary, rng = model.config.vocab_size, np.random.default_rng(0)
+    third, count, collate = case.tokens // 3, STEPS * batch, Collator(0)
+    ids = rng.integers(3, vocabulary, (count, case.tokens))
+    rows = TokenRows.gather((row, np.arange(case.tokens) > 0) for row in ids)
+    matter = Matter([str(row) for row in range(count)], rows, ids[:, :third].tolist())
+
+    class Stored:
+        def tell(self, rows: Sequence[Row]) -> list[TopK]:
+            shape = (case.tokens - 1, TOP_K)
+            likeliest, even = np.tile(np.arange(TOP_K), (shape[0], 1)), np.full(shape, -np.log(2 * TOP_K))
+            return [TopK(row.targets, likeliest, even, np.full(shape[0], -np.log(2))) for row in rows]
+
+    teacher: Live | Stored = Stored()
+    if case.teacher is not None:
+        teacher = Live(core.build(*SHAPES[case.teacher], TokenIds(), 1), engine)
+    objective, plan = Objective("forward_kl", 0.0, 1.0, 0.0), partial(by_rows, rows.lengths, batch, seed=0, window=32)
+    source: Any = Written(matter)
+    if case.mode == "on_policy":
+        source = OnPolicy(matter, OwnDrawer((), 0), 1.0, 1.0, case.tokens - third, 0)
+    if case.mode == "minillm":
+        assert isinstance(teacher, Live), "it draws too"
+        objective, plan = Objective("reverse_kl", 0.0, 1.0, 0.0, clip=0.2), partial(by_phases, batch, batch, 1, seed=0)
+        source = Phases(
+            matter, teacher, collate, engine, (), teacher_share=0.2, rollouts=batch, steps_a_phase=1,
+            max_new_tokens=case.tokens - third, length_normalised=True, single_step=True, seed=0,
+        )  # fmt: skip
+    distilled.train(
+        model, rows, plan=lambda steps: plan(steps=steps), source=source, teacher=teacher, objective=objective,
+        collate=collate, **common,
+    )  # fmt: skip
 
 
 def reinforce(case: Case, model: Any, engine: Engine, folder: Path) -> None:

@@ -13,6 +13,7 @@ TRAINING = ("optimisation.steps=16", "optimisation.checkpoint_steps=3", "optimis
 TEACHER = ("careful", "questions", "teacher_base", "teacher", "teach", "taught")
 FIRST = ("text", "tokenizer", "base", "conversations", *TEACHER, "sft")
 PAIRS = ("stage=pairs", "models=[latest:teacher,latest:sft]", "prompts=latest:questions", "max_new_tokens=16")
+TOLD = ("stage=teach/text", "teacher=latest:base", "data=latest:text", "top_k=4")
 STAGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "data": ((), ("stage=data", "recipe=miniature_prompts", "workers=2")),
     "teach": (
@@ -57,9 +58,10 @@ STAGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("text", "tokenizer", "base"),
         ("stage=distill", "teacher=latest:base", "data=latest:text", *TRAINING, *QUIET),
     ),
-    "told": (
+    "told": (("text", "tokenizer", "base"), TOLD),
+    "offline": (
         ("text", "tokenizer", "base"),
-        ("stage=teach/text", "teacher=latest:base", "data=latest:text", "top_k=4"),
+        ("stage=distill/offline", "student.tokenizer=latest:tokenizer", "data=latest:told", *TRAINING, *QUIET),
     ),
     "gkd": (
         FIRST,
@@ -169,7 +171,7 @@ STAGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
 }
 """Of each stage the finished steps of pipeline=smoke that it needs, and a command line of a few seconds."""
-BEFORE: dict[str, tuple[str, ...]] = {"label": PAIRS}
+BEFORE: dict[str, tuple[str, ...]] = {"label": PAIRS, "offline": (*TOLD, "name=told")}
 """What is made first, where the pipeline has nothing of the kind."""
 TIMED = {"rl": "plots.html", "report": "report.html"}
 """By stage a file that shows how long things took."""

@@ -13,6 +13,7 @@ from alignment.settings import (
     execution,
     identity,
     identity_values,
+    later,
     place,
     raw_keys,
     reference,
@@ -98,3 +99,14 @@ def test_a_key_inside_a_list_is_named_with_its_siblings() -> None:
         Listed.parse({"parts": [{"rate": 1, "workers": 0}, {"rate": 1, "wokers": 0, "workers": 0}]})
     assert "parts.1.wokers: there is no such key" in str(caught.value)
     assert "Did you mean 'workers'" in str(caught.value)
+
+
+def test_a_field_that_came_later_leaves_old_fingerprints_alone() -> None:
+    class Before(Settings):
+        rows: int = identity("rows")
+
+    class After(Before):
+        turns: int | None = later("turns; null: as many as there are")
+
+    assert identity_values(After.parse({"rows": 1})) == identity_values(Before.parse({"rows": 1}))
+    assert identity_values(After.parse({"rows": 1, "turns": 2})) == {"rows": 1, "turns": 2}

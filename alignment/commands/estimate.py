@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -12,6 +13,7 @@ from alignment.errors import UserError
 from alignment.estimate import hardware, jobs, memory
 from alignment.estimate.arithmetic import ARITHMETIC, Attention, Model
 from alignment.estimate.communication import bandwidth
+from alignment.estimate.distillation import SAMPLER_ROWS, Teaching
 from alignment.estimate.hardware import GIB
 from alignment.estimate.jobs import Job
 from alignment.estimate.memory import Phase, Way
@@ -64,10 +66,23 @@ class Reinforcing(StrictSettings):
     drawn: Literal["here", "server"] = execution("who draws: the GPUs that learn, or a server")
 
 
+class Distilling(StrictSettings):
+    """of=distill: who teaches, and what is drawn."""
+
+    mode: Literal["offline", "live", "on_policy", "minillm"] = identity("as of stage=distill")
+    teacher: str | None = identity("shape of a teacher in memory; null where it is stored, or behind a server")
+    top_k: int = identity("likeliest tokens that such a teacher has told", ge=1)
+    tail_draws: int = identity("others that it has drawn beside them", ge=0)
+    prompt: int = identity("on_policy, minillm: tokens of a prompt", ge=1)
+    answer: int = identity("on_policy, minillm: tokens of an answer", ge=1)
+    rollouts: int = identity("minillm: answers that are drawn at once, over all GPUs", ge=1)
+    drawn: Literal["here", "server"] = execution("on_policy: who draws, the GPUs that learn or a server")
+
+
 class Settings(StrictSettings):
     """``stage=estimate``."""
 
-    of: Literal["pretrain", "sft", "reward", "dpo", "rl"] = identity("the stage")
+    of: jobs.Stage = identity("the stage")
     model: ModelOf
     engine: EngineSettings
     gpus: int | list[int] = execution("how many, or several numbers of them: [8,64,…]")
@@ -84,16 +99,29 @@ class Settings(StrictSettings):
         "rows an optimiser step, over all GPUs: conversations, pairs (reward, dpo), answers (rl)", ge=1
     )
     length: int = identity(
-        "tokens of a row; of a pair, of its prompt and both answers (rl: see rl.prompt, rl.answer)", ge=2
+        "tokens of a row; of a pair, of its prompt and both answers (what is drawn: see rl.… and distill.…)", ge=2
     )
     adapter_rank: int | None = identity("rank of a LoRA on every projection; null trains all weights", ge=1)
     rl: Reinforcing
+    distill: Distilling
     out: str | None = place("a file for the numbers; null writes none")
 
     @property
     def numbers(self) -> list[int]:
         """Of GPUs."""
         return [self.gpus] if isinstance(self.gpus, int) else self.gpus
+
+    @property
+    def draws(self) -> Reinforcing | Distilling | None:
+        """What says how long prompts and answers are, where answers are drawn."""
+        if self.of == "distill" and self.distill.mode in ("on_policy", "minillm"):
+            return self.distill
+        return self.rl if self.of == "rl" else None
+
+    @property
+    def tokens(self) -> int:
+        """Of a row."""
+        return self.length if self.draws is None else self.draws.prompt + self.draws.answer
 
 
 def run(settings: Settings, inputs: dict[str, Artifact], store: Store) -> None:
@@ -157,10 +185,11 @@ def _check(settings: Settings, shape: Shape) -> None:
         raise UserError("engine.device=cpu: what is estimated is the memory of GPUs", remedy="Say engine.device=auto.")
     if engine.offload and not engine.zero:
         raise UserError("engine.offload=true: nothing but ZeRO offloads", remedy="Say engine=zero3_offload.")
-    tokens = rl.prompt + rl.answer if settings.of == "rl" else settings.length
-    if tokens > shape.context:
-        key = "rl.prompt + rl.answer" if settings.of == "rl" else "length"
-        raise UserError(f"{key}={tokens:,}: the model sees {shape.context:,} tokens at once")
+    if settings.tokens > shape.context:
+        key = "length" if settings.draws is None else f"{settings.of}.prompt + {settings.of}.answer"
+        raise UserError(f"{key}={settings.tokens:,}: the model sees {shape.context:,} tokens at once")
+    if settings.of == "distill":
+        _check_distilling(settings.distill)
     if settings.of != "rl":
         return
     for name in rl.rewards:
@@ -175,6 +204,21 @@ def _check(settings: Settings, shape: Shape) -> None:
     if rl.half_trunk and (rl.roles == "separate" or engine.precision == "fp32" or engine.zero):
         raise UserError(
             "rl.half_trunk=true: is of shared roles under bf16 autocast without ZeRO", remedy="Say rl.half_trunk=false."
+        )
+
+
+def _check_distilling(distill: Distilling) -> None:
+    mode, teacher = distill.mode, distill.teacher
+    if mode == "offline" and teacher is not None:
+        raise UserError(
+            f"distill.mode=offline distill.teacher={teacher}: what a stored teacher told is read, and not itself",
+            remedy="Say distill.teacher=null.",
+        )
+    if mode == "minillm" and (teacher is None or distill.drawn == "server"):
+        raise UserError(
+            f"distill.mode=minillm distill.teacher={teacher or 'null'} distill.drawn={distill.drawn}",
+            cause="Answers are drawn here, together with the teacher.",
+            remedy="Say distill.drawn=here, and the teacher's shape.",
         )
 
 
@@ -203,7 +247,8 @@ def _job(settings: Settings, model: Model, gpus: int, zero: int, offload: bool) 
     )
     if settings.of != "rl":
         share, rows = share_of(settings.batch, gpus, engine)
-        return Job(settings.of, model, way, rows, settings.length, share // rows)
+        teaching = _teaching(settings, model, gpus, share) if settings.of == "distill" else None
+        return Job(settings.of, model, way, rows, settings.tokens, share // rows, teaching=teaching)
     groups, _ = share_of(settings.batch // rl.samples, gpus, engine.model_copy(update={"micro_batch": None}))
     together = groups if engine.micro_batch is None else max(1, min(groups, engine.micro_batch // rl.samples))
     shared = rl.roles == "shared"
@@ -219,6 +264,19 @@ def _job(settings: Settings, model: Model, gpus: int, zero: int, offload: bool) 
     drawing = Drawing(groups, rl.samples, rl.prompt, rl.answer, rows, elsewhere=rl.drawn == "server")
     passes = -(-groups // together)
     return Job("rl", model, way, together * rl.samples, rl.prompt + rl.answer, passes, roles, drawing)
+
+
+def _teaching(settings: Settings, student: Model, gpus: int, share: int) -> Teaching:
+    """Teacher and student read the same pieces, and have as many rows for them."""
+    asked = settings.distill
+    together = asked.mode == "minillm"
+    teacher = None if asked.teacher is None else Model(shape_named(asked.teacher), student.vocabulary)
+    if settings.draws is None:
+        return Teaching(teacher, asked.top_k, asked.tail_draws)
+    answers = -(-asked.rollouts // gpus) if together else share
+    rows = min(SAMPLER_ROWS, answers)
+    drawing = Drawing(answers, 1, asked.prompt, asked.answer, rows, elsewhere=asked.drawn == "server")
+    return Teaching(teacher, asked.top_k, 0, drawing, together=together)
 
 
 def _attention(asked: str, shape: Shape) -> Attention:
@@ -326,11 +384,7 @@ def _numbers(
                 "fullest": full.name,
                 "parts": _rounded(full.parts),
                 "phases": {phase.name: _rounded(phase.parts) for phase in jobs.phases(job)},
-                "sent_bytes": {
-                    "gradients": round(sent.gradients),
-                    "weights": round(sent.weights),
-                    "rollout": round(sent.rollout),
-                },
+                "sent_bytes": _rounded(asdict(sent)),
                 "seconds": sent.total / _rate(settings, gpu, gpus),
             }
         )

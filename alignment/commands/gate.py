@@ -42,12 +42,12 @@ def run(settings: Settings, inputs: dict[str, Artifact], store: Store) -> int:
     from alignment.evals import gate, gate_rules, imported
     from alignment.evals.evidence import Evaluation, Evidence
 
-    rules = gate_rules.read(settings.rules)
+    evaluations = [Evaluation(inputs[f"evaluations.{place}"]) for place in range(len(settings.evaluations))]
+    rules = gate_rules.read(settings.rules, {name: better for one in evaluations for name, better in one.directions})
     paths = [files.typed(path) for path in settings.imports or []]
     target = None if settings.out is None else files.typed(settings.out)
     if target is not None:
         files.make_folder(target.parent)
-    evaluations = [Evaluation(inputs[f"evaluations.{place}"]) for place in range(len(settings.evaluations))]
     results = [result for path in paths for result in imported.read(path)]
     evidence = Evidence(evaluations, results, settings.candidate, settings.best)
     verdicts = [gate.judge(rule, found) for rule in rules for found in evidence.findings(rule)]

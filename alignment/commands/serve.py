@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from alignment import console, files
 from alignment.artifacts import Artifact
@@ -23,17 +24,30 @@ MIB = 2**20
 
 
 class Settings(StrictSettings):
-    """``stage=serve``. A token in the environment (ALIGNMENT_SERVE_TOKEN) is then asked of every request."""
+    """``stage=serve``. A token in the environment (ALIGNMENT_SERVE_TOKEN) is then asked of every request; without one
+    no other machine is let in."""
 
     target: str = reference("the reward model to serve, or a classifier")
     classifier: ClassifierReading = execution("how a classifier is read")
-    host: str = place("the address to listen at; 0.0.0.0 lets other machines in")
+    host: str = place("the address to listen at; 0.0.0.0 lets other machines in, and takes a token")
     port: int = execution("where to listen; 0 takes a free port", ge=0, le=65535)
     queue: int = execution("dialogues that may wait; a request that finds no room is asked to come again", ge=1)
     batch: int = execution("dialogues of several requests that are scored together", ge=1)
     max_body: int = execution("MiB of a request at most", ge=1, le=1024)
     timeout: float = execution("seconds after which a request that still waits is asked to come again", gt=0)
     engine: EngineSettings = execution("where and how it runs")
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], where: str = "settings") -> Settings:
+        """Validate, and refuse before anything is made to be open to other machines without a token."""
+        settings: Settings = super().parse(values, where)
+        if token_from_environment() is None and not _is_loopback(settings.host):
+            raise UserError(
+                f"host={settings.host}: other machines could reach it, and {TOKEN} is not set",
+                cause="Whoever reaches a server without a token may ask it what they like.",
+                remedy=f"`export {TOKEN}=…`, here and for those who ask, or say host=127.0.0.1.",
+            )
+        return settings
 
 
 def run(settings: Settings, inputs: dict[str, Artifact], store: Store) -> None:
@@ -61,8 +75,6 @@ async def _serve(settings: Settings, target: Artifact, scorer: Scorer, token: st
 
     def ready(address: str) -> None:
         console.say(f"serving {scorer.name} at {address}; Ctrl-C finishes what waits, and stops", style="")
-        if token is None and not _is_loopback(settings.host):
-            console.say(f"whoever reaches it may ask it; {TOKEN} in the environment sets a token", style="yellow")
 
     served = _service(settings, target, scorer, queue, token)
     await service.serve(served, settings.host, settings.port, stop=stop, ready=ready)

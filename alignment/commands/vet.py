@@ -206,6 +206,8 @@ def _write_private(path: Path, value: Any) -> None:
 
 def take_in(path: Path, store: Store, confidence: float) -> None:
     """Check a judge's file against its key, say how often each origin was good, and keep that beside the key."""
+    from alignment.evals.intervals import unpaired
+
     lines = _lines(path)
     key = _key_of(path, lines, store)
     _check(path, lines, key["rows"])
@@ -216,7 +218,8 @@ def take_in(path: Path, store: Store, confidence: float) -> None:
     if not any(verdicts.values()):
         raise UserError(f"{path}: no row has a verdict", remedy=f"Write {_listed(VERDICTS)} into the column verdict.")
     shares = {origin: share(counts["good"], counts["bad"], confidence) for origin, counts in judged.items()}
-    gap = difference(shares["human"], shares.get("model"))
+    human, model = shares["human"], shares.get("model")
+    gap = None if human is None or model is None else unpaired(human, model)
     result = {
         "name": key["name"],
         "file": str(path),
@@ -257,17 +260,6 @@ def share(good: int, bad: int, confidence: float) -> Interval | None:
     half = z * math.sqrt(estimate * (1 - estimate) / n + z * z / (4 * n * n)) / scale
     # At 0 and at 1 the bound is the estimate itself, which rounding would miss by a hair.
     return Interval(estimate, min(max(0.0, middle - half), estimate), max(min(1.0, middle + half), estimate))
-
-
-def difference(a: Interval | None, b: Interval | None) -> Interval | None:
-    """``a − b`` of two independent shares, its interval from theirs (Newcombe 1998, method 10)."""
-    from alignment.evals.intervals import Interval
-
-    if a is None or b is None:
-        return None
-    gap = a.estimate - b.estimate
-    low = gap - math.hypot(a.estimate - a.low, b.high - b.estimate)
-    return Interval(gap, low, gap + math.hypot(a.high - a.estimate, b.estimate - b.low))
 
 
 def _lines(path: Path) -> list[Line]:

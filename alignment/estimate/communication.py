@@ -12,7 +12,7 @@ or an all-gather, and twice that for an all-reduce (ZeRO, arXiv 1910.02054, §7)
 - ZeRO 3: the weights are gathered for the forward pass and again for the backward pass, gradients are
   reduce-scattered: 3Ψ, for every forward pass.
 
-What is frozen is gathered by ZeRO 3 too, and never reduced.
+What is frozen is gathered by ZeRO 3 too, and never reduced; a teacher has no backward pass, and is gathered once.
 """
 
 from __future__ import annotations
@@ -52,15 +52,18 @@ def bandwidth(gpu: Gpu, gpus: int, gpus_per_node: int, node_network: float | Non
     return min(gpu.link, gpu.node_network if node_network is None else node_network)
 
 
-def traffic(*, zero: int, gpus: int, passes: int, trained: float, held: float, gathered: float) -> Traffic:
+def traffic(
+    *, zero: int, gpus: int, passes: int, trained: float, held: float, gathered: float, read: float = 0.0
+) -> Traffic:
     """Of an optimiser step with ``passes`` forward passes on every GPU.
 
-    All three are bytes: of gradients, as many as what is ``trained``; of what is ``held`` in the engine, frozen or not;
-    and of the weights that ZeRO 3 has ``gathered`` for a batch of answers, to draw and to read them.
+    All of them are bytes: of gradients, as many as what is ``trained``; of what is ``held`` in the engine, frozen or
+    not; of what is only ``read`` in each pass; and of the weights that ZeRO 3 has ``gathered`` for a batch of answers,
+    to draw and to read them.
     """
     if zero == 0:
         return Traffic(2 * ring(trained, gpus), 0.0, 0.0)
     if zero < 3:
         reductions = 1 if zero == 1 else passes
         return Traffic(reductions * 2 * ring(trained, gpus), ring(trained, gpus), 0.0)
-    return Traffic(passes * ring(trained, gpus), passes * 2 * ring(held, gpus), ring(gathered, gpus))
+    return Traffic(passes * ring(trained, gpus), passes * ring(2 * held + read, gpus), ring(gathered, gpus))

@@ -11,11 +11,11 @@ from typing import Literal
 from alignment.estimate import communication, memory
 from alignment.estimate.arithmetic import FP32, Model
 from alignment.estimate.communication import Traffic
+from alignment.estimate.distillation import Teaching, distilled
 from alignment.estimate.memory import Loss, Pass, Phase, Way
 from alignment.estimate.roles import Drawing, Roles, gathered, reinforced
 
-Stage = Literal["pretrain", "sft", "reward", "dpo", "rl"]
-STAGES: tuple[Stage, ...] = ("pretrain", "sft", "reward", "dpo", "rl")
+Stage = Literal["pretrain", "sft", "distill", "reward", "dpo", "rl"]
 LOSSES: dict[Stage, Loss] = {"pretrain": "nll", "sft": "nll", "reward": "score", "dpo": "logprobs"}
 
 
@@ -24,7 +24,8 @@ class Job:
     """``rows`` (in rl: answers) of ``length`` tokens are a forward pass on each GPU, ``passes`` of them a step.
 
     In reward and dpo a row is a pair, prompt and both answers. In rl ``roles`` and ``drawing`` say the rest, and a
-    prompt with its answers is a line of its own.
+    prompt with its answers is a line of its own. In distill ``teaching`` does, and of drawn rows only answers carry
+    loss.
     """
 
     stage: Stage
@@ -35,6 +36,7 @@ class Job:
     passes: int
     roles: Roles | None = None
     drawing: Drawing | None = None
+    teaching: Teaching | None = None
 
     @property
     def trained(self) -> int:
@@ -49,6 +51,10 @@ class Job:
 
 def phases(job: Job) -> list[Phase]:
     """What one GPU holds at each moment of a step."""
+    if job.teaching is not None:
+        answer = job.length if job.teaching.drawing is None else job.teaching.drawing.answer
+        one = Pass(job.rows, job.length, job.rows * answer, more=job.passes > 1)
+        return distilled(job.model, job.way, one, job.teaching)
     if job.roles is None or job.drawing is None:
         trees = job.stage in ("reward", "dpo")
         one = Pass(job.rows, job.length, job.rows * job.length, trees=trees, more=job.passes > 1)
@@ -69,8 +75,8 @@ def fullest(job: Job) -> Phase:
 
 
 def traffic(job: Job) -> Traffic:
-    """Bytes that one GPU sends in an optimiser step, and in rl for one batch of answers."""
-    rollout = 0.0
+    """Bytes that one GPU sends in an optimiser step, and for one batch of answers where some are drawn."""
+    rollout = 0.0 if job.teaching is None else job.teaching.gathered(job.model)
     if job.roles is not None and job.drawing is not None:
         rollout = gathered(job.roles, job.way, _of_trees(job, job.drawing), job.drawing)
     return communication.traffic(
@@ -80,4 +86,5 @@ def traffic(job: Job) -> Traffic:
         trained=FP32 * job.trained,
         held=FP32 * job.divided,
         gathered=rollout,
+        read=0.0 if job.teaching is None else job.teaching.read,
     )

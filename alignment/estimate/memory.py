@@ -23,8 +23,9 @@ Parts = dict[str, float]
 WEIGHTS, GRADIENTS, OPTIMISER = "weights", "gradients", "optimiser states"
 COPIES, ACTIVATIONS, LOGITS, BUFFERS = "bf16 copies of weights", "activations", "logits and loss", "buffers"
 CACHE, ANCHOR, CRITIC, REWARDS = "KV cache", "anchor", "critic", "reward models"
+TEACHER = "teacher"
 PARTS = (
-    WEIGHTS, GRADIENTS, OPTIMISER, COPIES, ACTIVATIONS, LOGITS, CACHE, ANCHOR, CRITIC, REWARDS, BUFFERS
+    WEIGHTS, GRADIENTS, OPTIMISER, COPIES, ACTIVATIONS, LOGITS, CACHE, ANCHOR, CRITIC, REWARDS, TEACHER, BUFFERS
 )  # fmt: skip
 
 KEPT_LOGITS = 2**24
@@ -123,20 +124,28 @@ def buffers(trained: int, held: int, way: Way) -> float:
 
 def supervised(model: Model, way: Way, one: Pass, loss: Loss) -> list[Phase]:
     """The phases of an optimiser step of pretraining, fine-tuning, reward training or DPO."""
-    held = {
+    held = between_steps(model, way)
+    # Otherwise nobody has to have it whole (``training/zero.py``); DPO asks its policy before and after training.
+    asked = [phase("asked", held, {WEIGHTS: FP32 * model.held})] if way.zero == 3 and loss == "logprobs" else []
+    return [*learned(model, way, run(model, way, one, loss), held, more=one.more), *asked]
+
+
+def between_steps(model: Model, way: Way) -> Parts:
+    """What a model in training holds all the time."""
+    return {
         WEIGHTS: weights(model, way),
         OPTIMISER: moments(model, way),
         BUFFERS: buffers(model.trained, model.held, way),
     }
-    ran = run(model, way, one, loss)
-    earlier = gradients(model, way) if one.more else 0.0
-    # Otherwise nobody has to have it whole (``training/zero.py``); DPO asks its policy before and after training.
-    asked = [phase("asked", held, {WEIGHTS: FP32 * model.held})] if way.zero == 3 and loss == "logprobs" else []
+
+
+def learned(model: Model, way: Way, ran: Run, held: Mapping[str, float], *, more: bool) -> list[Phase]:
+    """From the loss to the update; ``more``: other passes of the step have left gradients."""
+    earlier = gradients(model, way) if more else 0.0
     return [
         phase("loss", held, ran.loss, {GRADIENTS: earlier}),
         *backward(ran, held, earlier),
         update(held, {GRADIENTS: gradients(model, way)}, model.trained, way),
-        *asked,
     ]
 
 
@@ -159,11 +168,18 @@ class Run(NamedTuple):
 
 
 def run(
-    model: Model, way: Way, one: Pass, loss: Loss, *, acts: bool = False, within: bool = False, half: bool = False
+    model: Model,
+    way: Way,
+    one: Pass,
+    loss: Loss | Head,
+    *,
+    acts: bool = False,
+    within: bool = False,
+    half: bool = False,
 ) -> Run:
-    """``acts``: a role of reinforcement learning, whose head computes in fp32 (``gemma/roles.py``). ``within``: the
-    backward pass runs within autocast too, whose copies of weights then stay to its end (``rl/learner.py``). ``half``:
-    the projections are bf16 as they are."""
+    """``loss`` over the vocabulary may be one that others have counted. ``acts``: a role of reinforcement learning,
+    whose head computes in fp32 (``gemma/roles.py``). ``within``: the backward pass runs within autocast too, whose
+    copies of weights then stay to its end (``rl/learner.py``). ``half``: the projections are bf16 as they are."""
     each = layer(model, way.arithmetic, way.attention, lines=one.lines, tokens=one.tokens, trees=one.trees)
     layers, whole = model.shape.layers, model.rank is None
     stream = way.arithmetic.residual * one.lines * one.tokens * model.shape.width
@@ -176,7 +192,7 @@ def run(
     # Autocast remembers what it has made of trained weights; of frozen ones each product has a copy of its own.
     forward = copies if whole or not way.checkpointing else of_a_layer
     backward = copies if not way.checkpointing or (within and whole) else of_a_layer
-    head = _head(model, one, loss, way, casts=way.arithmetic.casts and not acts)
+    head = loss if isinstance(loss, Head) else head_of(model, one, loss, way, casts=way.arithmetic.casts and not acts)
     embedding = FP32 * model.embedding if whole else 0.0
     finished = gradients(model, way)
     return Run(
@@ -256,7 +272,7 @@ class Head(NamedTuple):
     backward: float
 
 
-def _head(model: Model, one: Pass, loss: Loss, way: Way, *, casts: bool) -> Head:
+def head_of(model: Model, one: Pass, loss: Loss, way: Way, *, casts: bool) -> Head:
     """``nll`` forms its gradients in the forward pass: of the head in fp32, of the states, and of a chunk's logits.
 
     Those are there three times (capped, their tanh, and what logsumexp exponentiates; without a cap twice), beside the

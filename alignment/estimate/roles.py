@@ -159,34 +159,45 @@ def _kept_whole(roles: Roles, way: Way, held: Parts) -> Parts:
 
 
 def _drawn(name: str, roles: Roles, way: Way, drawing: Drawing, held: Mapping[str, float]) -> Phase:
-    """The cache, projections that are laid side by side, and either the prompts' activations or the rows' logits.
+    return phase(name, held, {WEIGHTS: _gathered(roles, way)}, sampled(drawing, roles.policy))
 
-    Of logits there are themselves, their log-softmax, its exponential, and that and its running sum in fp64.
+
+def sampled(drawing: Drawing, *models: Model) -> Parts:
+    """What the sampler adds: caches, projections that are laid side by side, and either the prompts' activations or the
+    rows' logits. ``models`` are one, or several that draw together and read the prompts one after the other.
+
+    Of logits there are themselves, their log-softmax, its exponential, and that and its running sum in fp64. Those of
+    two models are mixed before, in as much.
     """
-    model, shape = roles.policy, roles.policy.shape
-    slots = drawing.rows * (drawing.prompt + drawing.answer)
-    cache = 2 * FP32 * shape.layers * slots * shape.kv_heads * shape.head_dim
-    (_, queries), (_, keys), _, _, (_, inner), *_ = projections(shape)
-    beside = FP32 * shape.layers * shape.width * (queries + 2 * keys + 2 * inner) if model.rank is None else 0
-    some = max(1, min(-(-drawing.rows // drawing.samples), PREFILL_TOKENS // drawing.prompt))
-    N = some * drawing.prompt
-    scores = 2 * FP32 * some * shape.heads * drawing.prompt**2
-    prefill = FP32 * N * (4 * shape.width + max(3 * (queries + 2 * keys), 4 * inner)) + scores
-    logits = (3 * FP32 + 2 * 8) * drawing.rows * model.vocabulary
+    slots, cache, beside, prefill = drawing.rows * (drawing.prompt + drawing.answer), 0.0, 0.0, 0.0
+    for model in models:
+        shape = model.shape
+        cache += 2 * FP32 * shape.layers * slots * shape.kv_heads * shape.head_dim
+        (_, queries), (_, keys), _, _, (_, inner), *_ = projections(shape)
+        beside += FP32 * shape.layers * shape.width * (queries + 2 * keys + 2 * inner) if model.rank is None else 0
+        some = max(1, min(-(-drawing.rows // drawing.samples), PREFILL_TOKENS // drawing.prompt))
+        N = some * drawing.prompt
+        scores = 2 * FP32 * some * shape.heads * drawing.prompt**2
+        prefill = max(prefill, FP32 * N * (4 * shape.width + max(3 * (queries + 2 * keys), 4 * inner)) + scores)
+    logits = (3 * FP32 + 2 * 8) * drawing.rows * models[0].vocabulary
     more = {LOGITS: logits} if logits > prefill else {ACTIVATIONS: prefill}
-    return phase(name, held, {WEIGHTS: beside + _gathered(roles, way), CACHE: cache}, more)
+    return {WEIGHTS: beside, CACHE: cache, **more}
 
 
 def _read(roles: Roles, way: Way, one: Pass, lines: int, held: Parts) -> Phase:
     """Log-probabilities and values of a batch, without gradients."""
-    model = roles.policy
-    tokens, learned = lines * one.tokens, lines * one.learned // one.lines
-    logits = 3 * FP32 * min(way.loss_chunk, learned) * model.vocabulary + FP32 * tokens * model.shape.width
-    several = 1 if roles.critic is None else 2
+    learned, several = lines * one.learned // one.lines, 1 if roles.critic is None else 2
+    more = logprobs(roles.policy, way, lines, one.tokens, learned, several=several)
+    return phase("read", _kept_whole(roles, way, held), more)
+
+
+def logprobs(model: Model, way: Way, lines: int, tokens: int, learned: int, *, several: int = 1) -> Parts:
+    """What the log-probabilities of ``learned`` tokens among ``lines`` x ``tokens`` need, without gradients; with
+    ``several`` models of one shape read at once."""
+    logits = 3 * FP32 * min(way.loss_chunk, learned) * model.vocabulary + FP32 * lines * tokens * model.shape.width
     kept = way.arithmetic.casts and model.rank is None and way.zero < 3
     copies = 2.0 * several * model.matrices if kept else 0.0
-    more = {COPIES: copies, LOGITS: logits}
-    return phase("read", _kept_whole(roles, way, held), more, forward(model, way, lines, one.tokens))
+    return dict(phase("", {COPIES: copies, LOGITS: logits}, forward(model, way, lines, tokens)).parts)
 
 
 def forward(model: Model, way: Way, lines: int, tokens: int) -> Parts:

@@ -1,7 +1,8 @@
 """What evaluations, here and elsewhere, have measured of a candidate and of the best: the evidence for the gate.
 
 Models are known by their fingerprints, whatever an evaluation calls them. Differences are taken prompt by prompt: those
-of ``results.json``, or where that compares other models the same from ``answers.parquet``. Two evaluations made in the
+of ``results.json``, or where that compares other models the same from ``answers.parquet``, and for the measures of a
+suite (``<suite>/<measure>``) from ``examples.parquet``. Two evaluations made in the
 same way count as one. Axes: P prompts.
 """
 
@@ -19,11 +20,11 @@ import numpy as np
 from alignment.artifacts import Artifact
 from alignment.chat.types import Message, prompt_key
 from alignment.errors import UserError, nearest
-from alignment.evals.gate import Finding, Rule, unpaired, widened
+from alignment.evals.gate import Better, Finding, Rule, widened
 from alignment.evals.imported import MOVING, Result
-from alignment.evals.intervals import Bootstrap, Interval
+from alignment.evals.intervals import Bootstrap, Interval, unpaired
 
-RESULTS, ANSWERS = "results.json", "answers.parquet"
+RESULTS, ANSWERS, EXAMPLES = "results.json", "answers.parquet", "examples.parquet"
 OF_MODELS = ("models", "names", "against")
 """Settings that say which models are measured and compared."""
 NOT_HOW = ("engine", "endpoint", "prompts", "conversations", "rewards", "reference")
@@ -136,6 +137,8 @@ class Evaluation:
         """A measure of a model on every prompt, of an arm the mean over its seeds; None where it is not kept."""
         import pyarrow as pa
 
+        if "/" in measure:
+            return self._of_suite(name, *measure.split("/", 1))
         kind = self._kept.get(measure)
         number = kind is not None and (pa.types.is_floating(kind) or pa.types.is_integer(kind) or kind == pa.bool_())
         labels = [label for label in self.results["models"] if self._is_seed(label, name)]
@@ -145,7 +148,37 @@ class Evaluation:
         values = [self._read(label, [measure])[measure].cast(pa.float64()).to_numpy() for label in labels]
         return asked[0]._replace(values_P=np.mean(values, axis=0))
 
+    @property
+    def directions(self) -> Iterator[tuple[str, Better | None]]:
+        """Every measure of a suite, and whether more or less of it is better."""
+        for suite, told in self.results.get("suites", {}).items():
+            yield from ((f"{suite}/{one['name']}", one["better"]) for one in told["declared"])
+
     # ── inside ───────────────────────────────────────────────────────────────────────────────────
+
+    def _of_suite(self, name: str, suite: str, measure: str) -> Column | None:
+        """A measure of a suite on every example; None for one that is no mean over them."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        declared = {one["name"]: one for one in self.results.get("suites", {}).get(suite, {}).get("declared", ())}
+        path = self.artifact.path / EXAMPLES
+        if (
+            measure not in declared
+            or declared[measure]["per"]
+            or declared[measure]["exponential"]
+            or not path.is_file()
+        ):
+            return None
+        found = []
+        for label in (label for label in self.results["models"] if self._is_seed(label, name)):
+            where = [("suite", "==", suite), ("model", "==", label)]
+            table = pq.read_table(path, columns=["id", "unit", measure], filters=where).sort_by("id")
+            values_P = table[measure].cast(pa.float64()).to_numpy()
+            found.append(Column(table["id"].to_pylist(), table["unit"].to_pylist(), values_P))
+        if any(one.ids != found[0].ids for one in found):
+            return None
+        return found[0]._replace(values_P=np.mean([one.values_P for one in found], axis=0))
 
     @cached_property
     def _kept(self) -> dict[str, Any]:
@@ -173,9 +206,10 @@ class Evaluation:
 
     @cached_property
     def _way(self) -> tuple[Any, ...]:
-        inputs = {key: one.fingerprint for key, one in self.artifact.parents.items() if not key.startswith("models.")}
+        parents, suites = self.artifact.parents.items(), self.results.get("suites", {})
+        inputs = {key: one.fingerprint for key, one in parents if key.partition(".")[0] not in ("models", "suites")}
         settings = {key: value for key, value in self.artifact.settings.items() if key not in (*OF_MODELS, *NOT_HOW)}
-        return inputs, settings, self.artifact.stage
+        return inputs, settings, {name: one["made_of"] for name, one in suites.items()}, self.artifact.stage
 
     def _model(self, name: str, places: Sequence[int]) -> Model:
         parents = [self.artifact.parents[f"models.{place}"] for place in places]

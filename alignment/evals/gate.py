@@ -126,16 +126,6 @@ def passes(verdicts: Sequence[Verdict]) -> bool:
     return bool(verdicts) and all(verdict.passed for verdict in verdicts)
 
 
-def unpaired(a: Interval, b: Interval) -> Interval:
-    """``a − b`` from an interval of each, as if they were independent (Newcombe 1998, method 10; Zou & Donner 2008).
-
-    Wider than it would be prompt by prompt where what is hard for one is hard for the other.
-    """
-    gap = a.estimate - b.estimate
-    low = gap - math.hypot(a.estimate - a.low, b.high - b.estimate)
-    return Interval(gap, low, gap + math.hypot(a.high - a.estimate, b.estimate - b.low))
-
-
 def widened(interval: Interval, count: int, confidence: float, least: float, most: float) -> Interval:
     """The interval where all of ``count`` values are equal, of which a bootstrap says that there is no doubt.
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from alignment.data import lists
@@ -43,18 +43,18 @@ class Written(Settings):
     )
 
 
-def read(wanted: Sequence[str]) -> list[Rule]:
+def read(wanted: Sequence[str], directions: Mapping[str, Better | None] | None = None) -> list[Rule]:
     """The rules of sentences, of files (``.yaml``) and of shipped files by name (``miniature``), in order.
 
-    Raises :class:`UserError` for what cannot be read, a rule that says nothing or two things, and one that is there
-    twice.
+    ``directions`` say of measures whether more of them is better, beside those that are known. Raises
+    :class:`UserError` for what cannot be read, a rule that says nothing or two things, and one that is there twice.
     """
     found: list[Rule] = []
     for one in wanted:
         if one.endswith((".yaml", ".yml")) or not re.search(r"\s", one.strip()):
-            found += _file(one)
+            found += _file(one, directions or {})
         else:
-            found.append(_rule(_sentence(one), f"rules: {one}"))
+            found.append(_rule(_sentence(one), f"rules: {one}", directions or {}))
     if not found:
         raise UserError("rules=[]: there is no rule", remedy=f"Name a file or say one. {LAYOUT}")
     keys = [(rule.measure, rule.kind) for rule in found]
@@ -64,7 +64,7 @@ def read(wanted: Sequence[str]) -> list[Rule]:
     return found
 
 
-def _file(name: str) -> list[Rule]:
+def _file(name: str, directions: Mapping[str, Better | None]) -> list[Rule]:
     own = name if name.endswith((".yaml", ".yml")) else None
     shipped = sorted(path.stem.removeprefix(SHIPPED) for path in lists.FOLDER.glob(f"{SHIPPED}*.yaml"))
     if own is None and name not in shipped:
@@ -78,7 +78,7 @@ def _file(name: str) -> list[Rule]:
             "holds no list of rules",
             remedy="Its one key is `rules`, with lines like `- {measure: gold_safety, no_worse_than: 0.02}`.",
         )
-    return [_rule(values, f"{path}, rule {number}") for number, values in enumerate(rules, start=1)]
+    return [_rule(values, f"{path}, rule {number}", directions) for number, values in enumerate(rules, start=1)]
 
 
 def _sentence(said: str) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def _sentence(said: str) -> dict[str, Any]:
     return values
 
 
-def _rule(values: dict[str, Any], where: str) -> Rule:
+def _rule(values: dict[str, Any], where: str, directions: Mapping[str, Better | None]) -> Rule:
     written: Written = Written.parse(values, where)
     said = [kind for kind in KINDS if getattr(written, kind) is not None]
     if len(said) != 1:
@@ -116,7 +116,7 @@ def _rule(values: dict[str, Any], where: str) -> Rule:
                 remedy="Leave it out.",
             )
         return rule
-    better = rule.better or better_of(rule.measure)
+    better = rule.better or directions.get(rule.measure) or better_of(rule.measure)
     if better is None:
         raise UserError(
             f"{rule.measure} {rule.kind}: nothing says whether more of it is better",

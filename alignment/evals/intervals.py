@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple
 
@@ -38,6 +39,16 @@ def difference(a: Sequence[float], b: Sequence[float], confidence: float, seed: 
     """The mean of ``a − b``, prompt by prompt: much narrower than two intervals beside each other."""
     assert len(a) == len(b), "paired values belong to the same prompts"
     return mean(np.asarray(a) - np.asarray(b), confidence, seed)
+
+
+def unpaired(a: Interval, b: Interval) -> Interval:
+    """``a − b`` from an interval of each, as if they were independent (Newcombe 1998, method 10; Zou & Donner 2008).
+
+    Wider than it would be prompt by prompt where what is hard for one is hard for the other.
+    """
+    gap = a.estimate - b.estimate
+    low = gap - math.hypot(a.estimate - a.low, b.high - b.estimate)
+    return Interval(gap, low, gap + math.hypot(a.high - a.estimate, b.estimate - b.low))
 
 
 def ratio(

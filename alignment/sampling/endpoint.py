@@ -2,7 +2,7 @@
 
 Where the server is and the key to it come from the environment (``OPENAI_BASE_URL``, ``OPENAI_API_KEY``). The key
 is written nowhere. Every reply is kept in a journal as soon as it is there, so that a run that was stopped, by
-whatever, pays for none of them again.
+whatever, pays for none of them again; asked to stop (``signals.py``), it does so while it waits.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import random
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from email.utils import parsedate_to_datetime
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from threading import Event, Lock
@@ -25,6 +25,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 from alignment import files
 from alignment.chat.types import Messages
 from alignment.errors import UserError
+from alignment.sampling.asking import ask_all
 from alignment.sampling.decoding import Decoding, Reply
 from alignment.sampling.journal import Journal, Told
 from alignment.settings import Settings, execution
@@ -149,28 +150,23 @@ class Server(ABC, Generic[Answer]):
         if on_progress and done:
             on_progress(done)
 
-        def arrived(digest: str, answer: Answer) -> None:
+        def arrived(ask: Ask, answer: Answer) -> None:
             nonlocal done
-            found[digest] = answer
-            done += wanted[digest]
+            found[ask.digest] = answer
+            done += wanted[ask.digest]
             if on_progress:
                 on_progress(done)
 
-        self._fetch([ask for digest, ask in by_digest.items() if digest not in found], arrived)
-        return [found[ask.digest] for ask in asks]
-
-    def _fetch(self, asks: Sequence[Ask], arrived: Callable[[str, Answer], None]) -> None:
-        """Ask for what is missing. After an error no request is started, and those under way are let finish."""
         stop = Event()
-        with ThreadPoolExecutor(self.settings.concurrency) as pool:
-            waiting = {pool.submit(self._answer, ask, stop): ask.digest for ask in asks}
-            try:
-                for future in as_completed(waiting):
-                    arrived(waiting[future], future.result())
-            except BaseException:
-                stop.set()
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
+        ask_all(
+            [ask for digest, ask in by_digest.items() if digest not in found],
+            partial(self._answer, stop=stop),
+            arrived,
+            at_once=self.settings.concurrency,
+            stop=stop,
+            where=lambda left: f"with {left:,} answers of {self.name} to come",
+        )
+        return [found[ask.digest] for ask in asks]
 
     def _answer(self, ask: Ask, stop: Event) -> Answer:
         """One answer, in as many attempts as are allowed. Runs in a thread."""

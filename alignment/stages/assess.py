@@ -1,8 +1,9 @@
 """Examine one model on one suite: every example with its measures, and every measure with its interval.
 
 ``stage=evaluate models=[…] suites=[…]`` makes one of these for each model and each suite, and puts them beside each
-other. ``results.json`` holds ``kind``, ``declared`` (what each measure is), ``measures`` and ``groups``
-(``evals/suites/kept.py``); ``examples.parquet`` has a row for every example.
+other. ``results.json`` holds ``kind`` and ``made_of`` (the suite's settings, and the fingerprints of what it reads),
+``declared`` (what each measure is), ``measures`` and ``groups`` (``evals/suites/kept.py``); ``examples.parquet`` has a
+row for every example.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from alignment.artifacts import Artifact, Outcome
 from alignment.evals.suites import suite as suites
 from alignment.sampling.endpoint import EndpointSettings
 from alignment.settings import Settings as StrictSettings
-from alignment.settings import execution, identity, reference
+from alignment.settings import execution, identity, identity_values, reference
 from alignment.training.engine import EngineSettings
 
 ALGORITHM_VERSION = 1
@@ -63,11 +64,16 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
     engine = resolve(settings.engine)
     subject = Subject(inputs["model"], engine, settings.endpoint, out)
     module = suites.load(settings.suite.kind)
-    examined: suites.Examined = module.examine(settings.suite, _own(inputs), subject)
+    own = _own(inputs)
+    examined: suites.Examined = module.examine(settings.suite, own, subject)
     count = kept.write(out, examined)
     found = kept.told(kept.Kept.of(examined.measures, out), settings.confidence, settings.seed)
     results = {
         "kind": settings.suite.kind,
+        "made_of": {
+            "settings": identity_values(settings.suite),
+            "inputs": {key: one.fingerprint for key, one in own.items()},
+        },
         "confidence": settings.confidence,
         "declared": [measure._asdict() for measure in examined.measures],
         **found,

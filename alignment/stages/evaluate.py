@@ -78,8 +78,14 @@ def asks(settings: Settings) -> dict[str, tuple[str, str, dict[str, Any]]]:
                 "seed": settings.seed,
                 "endpoint": settings.endpoint.model_dump(),
             }
-            found[f"suites.{name}.{place}"] = ("assess", f"{name}-{place}", said)
+            found[f"suites.{name}.{place}"] = ("assess", f"{name}-{_short(model)}", said)
     return found
+
+
+def _short(model: str) -> str:
+    """What a model's reference ends with, as a folder may be called."""
+    last = model.rstrip("/").replace(":", "/").rpartition("/")[2]
+    return "".join(c if c.isalnum() or c in "._-" else "-" for c in last)
 
 
 def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:

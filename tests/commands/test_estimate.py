@@ -66,6 +66,21 @@ def test_roles_on_one_trunk_need_less(tmp_path: Path, capsys: pytest.CaptureFixt
     assert apart["phases"]["draw"]["KV cache"] == 8 * 2048 * 2 * 26 * 4 * 256 * 4
 
 
+def test_a_teacher_stands_beside_its_student(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ("of=distill", "engine=zero3", "gpus=[8]", "batch=64")
+    teacher = Model(SHAPES["gemma2_9b"], 256_000)
+    live = written(tmp_path, capsys, *common)["runs"][0]
+    assert live["phases"]["update"]["teacher"] == 4 * (teacher.held / 8 + teacher.embedding)
+    stored = written(tmp_path, capsys, *common, "distill={mode: offline, teacher: null, top_k: 32}")["runs"][0]
+    assert stored["phases"]["loss"]["teacher"] == 2048 * (32 * 12 + 4 + 16 * 8 + 4)
+    drawn = written(tmp_path, capsys, *common, "distill={mode: on_policy, prompt: 512, answer: 256}")["runs"][0]
+    assert drawn["phases"]["draw"]["KV cache"] == 8 * 768 * 212_992
+    together = written(tmp_path, capsys, *common, "distill={mode: minillm, rollouts: 1024, prompt: 512, answer: 256}")
+    assert together["runs"][0]["phases"]["draw"]["KV cache"] == 128 * 768 * (212_992 + 688_128)
+    assert together["runs"][0]["sent_bytes"]["rollout"] > drawn["sent_bytes"]["rollout"]
+    assert drawn["sent_bytes"]["rollout"] > live["sent_bytes"]["rollout"] == 0
+
+
 def test_a_folder_gives_shape_and_vocabulary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from alignment.gemma import core
     from alignment.gemma.presets import TokenIds
@@ -105,6 +120,11 @@ REFUSED = [
     (["of=rl", "rl.half_trunk=true"], "rl.half_trunk=true"),
     (["of=rl", "rl.samples=3"], "does not divide into groups of rl.samples=3"),
     (["of=rl", "rl.rewards=[gemma3_1b]"], "There is no model shape 'gemma3_1b'"),
+    (["of=distill", "distill.mode=offline"], "distill.mode=offline distill.teacher=gemma2_9b"),
+    (["of=distill", "distill.mode=minillm", "distill.teacher=null"], "distill.mode=minillm distill.teacher=null"),
+    (["of=distill", "distill.mode=minillm", "distill.drawn=server"], "distill.drawn=server"),
+    (["of=distill", "distill.teacher=gemma3_4b"], "There is no model shape 'gemma3_4b'"),
+    (["of=distill", "distill.mode=on_policy", "distill.prompt=8000"], "distill.prompt + distill.answer=9,024"),
     (["of=merge"], "of='merge'"),
     (["model=hf:google/gemma-2-2b"], "nothing says its shape"),
     (["model=latest:nothing"], "holds no finished artifact"),

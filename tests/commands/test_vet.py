@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from alignment import artifacts, run
@@ -358,6 +358,7 @@ NASTY = some.text(
 )
 
 
+@settings(deadline=None)
 @given(some.lists(some.tuples(NASTY, NASTY), min_size=2, max_size=6, unique=True), some.sampled_from(["csv", "jsonl"]))
 def test_any_text_goes_out_and_comes_back(pairs: list[tuple[str, str]], suffix: str) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -37,6 +37,6 @@ def test_a_small_training_takes_what_was_predicted(tmp_path: Path, monkeypatch: 
 def test_every_case_takes_what_was_predicted(tmp_path: Path) -> None:
     pairs = compared(tmp_path)
     assert {pair["moment"] for pair in pairs} == {"draw", "judge", "read", "step"}
-    assert {pair["case"].split()[0] for pair in pairs} == {"sft", "reward", "dpo", "rl"}
+    assert {pair["case"].split()[0] for pair in pairs} == {"sft", "distill", "reward", "dpo", "rl"}
     for pair in pairs:
         assert pair["predicted"] == pytest.approx(pair["measured"], rel=0.15), pair

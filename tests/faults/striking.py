@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 TIMED = ("seconds/", "tokens_per_second/", "episodes_per_second")
 KEPT = r"/checkpoint-\d+$"
 PART = r"/parts/.*\.(jsonl|zst)$"
-WITH_CHECKPOINTS = ("pretrain", "sft", "distill", "gkd", "minillm", "reward", "dpo", "rl")
+WITH_CHECKPOINTS = ("pretrain", "sft", "distill", "offline", "gkd", "minillm", "reward", "dpo", "rl")
 WITH_PARTS = ("data", "teach", "ghost", "preprompt", "reject", "pairs", "label", "dpo", "side_by_side")
 WITH_WEIGHTS = (
     *("sft", "distill", "gkd", "reward", "dpo", "rl", "merge", "slerp"),

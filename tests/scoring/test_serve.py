@@ -269,7 +269,7 @@ def test_how_many_prompts_it_was_trained_on_is_told() -> None:
         ("node7", False),
     ],
 )
-def test_only_this_machine_is_let_in_without_a_word(host: str, loopback: bool) -> None:
+def test_only_this_machine_is_let_in_without_a_token(host: str, loopback: bool) -> None:
     assert command_serve._is_loopback(host) is loopback
 
 

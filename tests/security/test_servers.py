@@ -11,6 +11,7 @@ import pytest
 import yaml
 from scoring.running import Numbers, Running, row
 
+from alignment import run
 from alignment.commands import serve
 from alignment.errors import UserError
 from alignment.scoring import service
@@ -25,6 +26,29 @@ def test_the_shipped_address_is_this_machine_alone() -> None:
     assert serve._is_loopback(SHIPPED["host"])
     assert not serve._is_loopback("0.0.0.0")
     assert not serve._is_loopback("::")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.7", "node7", "localhost.example.org"])
+def test_other_machines_are_let_in_with_a_token_alone(
+    host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["stage=serve", f"store={tmp_path}", "target=latest:none", f"host={host}"]
+    monkeypatch.delenv(TOKEN, raising=False)
+    assert run.door(line) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"host={host}: other machines could reach it, and {TOKEN} is not set" in said
+    assert f"export {TOKEN}=…" in said
+    # With one, what is wrong is something else; and without one this machine may still ask.
+    for at, token in ((host, TOKEN_VALUE), ("127.0.0.1", None)):
+        if token:
+            monkeypatch.setenv(TOKEN, token)
+        else:
+            monkeypatch.delenv(TOKEN)
+        assert run.door([*line, f"host={at}"]) == 2
+        said = " ".join(capsys.readouterr().err.split())
+        assert "latest:none" in said
+        assert "other machines" not in said
+        assert TOKEN_VALUE not in said
 
 
 def test_everything_but_its_health_asks_for_the_token(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,9 @@
 """Models, or the seeds of arms, beside each other on suites: what ``stage=evaluate`` tells of them.
 
-``results.json`` has ``suites``: by name ``kind`` and ``declared``, ``models`` and, where several are the seeds of one,
-``arms`` (every measure with its interval), ``groups`` (by group, label and model or arm) and ``differences`` (by model
-or arm: ``from``, ``measures`` and ``groups``). Measures of a suite also stand among those of the model, as
-``<suite>/<measure>``, where reports, trackers and the gate find them.
+``results.json`` has ``suites``: by name ``kind``, ``made_of`` and ``declared``, ``models`` and, where several are the
+seeds of one, ``arms`` (every measure with its interval), ``groups`` (by group, label and model or arm) and
+``differences`` (by model or arm: ``from``, ``measures`` and ``groups``). Measures of a suite also stand among those of
+the model, as ``<suite>/<measure>``, where reports, trackers and the gate find them.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ def told(
     first = next(iter(own.values()))
     found: Told = {
         "kind": first["kind"],
+        "made_of": first["made_of"],
         "declared": first["declared"],
         "models": {
             label: kept.told(Kept.read(folder), confidence, seed)["measures"] for label, folder in folders.items()

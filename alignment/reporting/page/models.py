@@ -121,11 +121,17 @@ def _of(evaluation: Node, lineage: Lineage) -> list[Measured]:
         return []
     models = [lineage.nodes[of] for of in evaluation.parts("models")]
     rows = [
-        Measured(name, model, 1, evaluation, measures)
+        Measured(name, model, 1, evaluation, _own(measures))
         for (name, measures), model in zip(results["models"].items(), models, strict=True)
+        if _own(measures)
     ]
-    arms: Mapping[str, Any] = results.get("arms", {})
-    several = {name: one for name, one in arms.items() if len(next(iter(one.values()))["seeds"]) > 1}
+    arms = {name: _own(one) for name, one in results.get("arms", {}).items()}
+    several = {name: one for name, one in arms.items() if one and len(next(iter(one.values()))["seeds"]) > 1}
     return rows + [
         Measured(name, None, len(next(iter(one.values()))["seeds"]), evaluation, one) for name, one in several.items()
     ]
+
+
+def _own(measures: Mapping[str, Any]) -> dict[str, Any]:
+    """What was measured on the evaluation's own prompts: suites have a section of theirs."""
+    return {name: one for name, one in measures.items() if "/" not in name}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from alignment.reporting.page import curves, document, figures, front, graph, models, tables, texts, versus
+from alignment.reporting.page import curves, document, figures, front, graph, models, suites, tables, texts, versus
 from alignment.reporting.page.document import Section
 from alignment.reporting.page.figures import Group, Hues
 from alignment.reporting.page.gather import Lineage
@@ -27,6 +27,7 @@ def page(lineage: Lineage, title: str, samples: int) -> str:
         "variety": ("variety", curves.variety(rows, lineage, spoken, hues)),
         "perplexity": ("perplexity", curves.perplexity(lineage, hues)),
         "judges": ("judges", curves.grades(lineage)),
+        "suites": ("suites", suites.group(lineage, hues)),
         "versus": ("side by side", versus.group(lineage)),
         "skills": ("skills", curves.skills(lineage, hues)),
         "merges": ("merges", curves.merges(lineage)),
@@ -43,6 +44,8 @@ def page(lineage: Lineage, title: str, samples: int) -> str:
     }
     if drawn["perplexity"]["panels"]:
         sections["perplexity"] = _perplexity(groups["perplexity"][1], lineage)
+    if told := suites.numbers(lineage):
+        sections["suites"] = _suites(groups["suites"][1], told)
     absent = [_NOTHING[key] for key, section in sections.items() if section is None]
     there = [section for section in sections.values() if section is not None]
     values = {
@@ -62,7 +65,7 @@ def _lead(rows: Sequence[Measured], lineage: Lineage) -> str:
         bounds = f"{models.number(gold['low'])} … {models.number(gold['high'])}"
         told = f"{best.name} has the highest gold: {models.number(gold['estimate'])} ({bounds})"
         told += f", at KL {kl['estimate']:.2f}. " if kl is not None else ". "
-    count = len({row.model.fingerprint for row in rows if row.model is not None})
+    count = len({of for node in lineage.of_stage("evaluate") for of in node.parts("models")})
     gone = f", {len(lineage.gone)} of them no longer there" if lineage.gone else ""
     return f"{told}{_counted(count, 'evaluated model')}; {_counted(len(lineage.nodes), 'artifact')} in all{gone}."
 
@@ -125,6 +128,12 @@ def _perplexity(group: Group, lineage: Lineage) -> Section:
     return Section("perplexity", "perplexity", group.title, group.text, content)
 
 
+def _suites(group: Group, told: str) -> Section:
+    return Section(
+        "suites", "suites", group.title, group.text, f'<div class="figures" id="figures-suites"></div>{told}'
+    )
+
+
 def _protocol(rows: Sequence[Measured], lineage: Lineage, absent: Sequence[str]) -> Section:
     text = (
         "Intervals are bootstraps over prompts at the stated confidence; they hold the training seeds fixed, and say "
@@ -149,6 +158,7 @@ _NOTHING = {
     "variety": "No answers are there whose variety could be counted.",
     "perplexity": "No perplexity was measured by stage=perplexity.",
     "judges": "No judges were measured.",
+    "suites": "No model was examined on a suite.",
     "versus": "No two models were put side by side.",
     "skills": "No evaluation has tagged prompts and knows gold.",
     "merges": "No merge has compared its layers.",
