@@ -8,6 +8,7 @@ student out, with Gemma 2's final soft cap. The sides take turns, each in a proc
 =========== =========================================================================================================
 ours        ``chunked_imitation`` with the teacher's head in memory
 top-k       the same with 64 tokens' log-probabilities and what the others share, as ``stage=teach`` stores them
+draws       the same with 16 tokens drawn from the others besides, which forward KL alone looks at
 unchunked   the logits of both, in whole, ``log_softmax`` in fp32 and ``kl_div``
 trl         ``trl.kernels.chunked_divergence.ChunkedDivergenceFunction``, of the version installed here
 =========== =========================================================================================================
@@ -45,9 +46,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 HERE = Path(__file__).resolve()
-SIDES = ("ours", "top-k", "unchunked", "trl")
+SIDES = ("ours", "top-k", "draws", "unchunked", "trl")
+STORED = ("top-k", "draws")
 BETAS = {"forward_kl": 0.0, "reverse_kl": 1.0, "jsd": 0.5}
-SOFTCAP, LIKELIEST = 30.0, 64
+SOFTCAP, LIKELIEST, DRAWS = 30.0, 64, 16
 MIB = 2**20
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(32 * MIB), "MALLOC_TRIM_THRESHOLD_": str(64 * MIB)}
 """What is freed goes back to the system from 32 MiB on, for every side; glibc would move this threshold as it goes."""
@@ -67,7 +69,7 @@ def main() -> None:
             last = found[side][-1]
             print(f"  {side:10} {last['seconds']:8.2f} s {last['bytes'] / MIB:10,.0f} MiB", flush=True)
     for side in chosen.sides:
-        for other in [other for other in ("unchunked", "trl") if side in ("ours", "top-k") and other in found]:
+        for other in [other for other in ("unchunked", "trl") if side in ("ours", *STORED) and other in found]:
             ratios = {
                 what: [mine[what] / theirs[what] for mine, theirs in zip(found[side], found[other], strict=True)]
                 for what in ("seconds", "bytes")
@@ -115,17 +117,18 @@ def told(role: str, side: str, chosen: argparse.Namespace) -> Any:
 
 
 class Material(NamedTuple):
-    """N tokens, D width, V pieces, K likeliest, O = K + 1. ``likeliest`` is for the side that reads it."""
+    """N tokens, D width, V pieces, K likeliest, O = K + 1, M draws. ``stored`` are the fields of ``Likeliest``, for the
+    sides that read them."""
 
     hidden_ND: Tensor
     weight_VD: Tensor
     labels_N: Tensor
     teacher_ND: Tensor
     teacher_VD: Tensor
-    likeliest: tuple[Tensor, Tensor, Tensor] | None
+    stored: tuple[Tensor, ...] | None
 
 
-def material(tokens: int, dtype: Any, chosen: argparse.Namespace, *, likeliest: bool) -> Material:
+def material(tokens: int, dtype: Any, chosen: argparse.Namespace) -> Material:
     """Logits of a few units, on which student and teacher differ."""
     import torch
 
@@ -133,25 +136,29 @@ def material(tokens: int, dtype: Any, chosen: argparse.Namespace, *, likeliest: 
     hidden_ND, teacher_ND = (torch.randn(tokens, chosen.width, dtype=dtype) for _ in range(2))
     weights = [torch.empty(chosen.pieces, chosen.width, dtype=dtype).normal_(0, 3 / chosen.width**0.5) for _ in "st"]
     labels_N = torch.randint(0, chosen.pieces, (tokens,))
-    told = drawn(tokens, chosen.pieces) if likeliest else None
+    told = stored(tokens, chosen.pieces, chosen.sides[0] == "draws") if chosen.sides[0] in STORED else None
     return Material(hidden_ND.requires_grad_(), weights[0].requires_grad_(), labels_N, teacher_ND, weights[1], told)
 
 
-def drawn(tokens: int, pieces: int) -> tuple[Tensor, Tensor, Tensor]:
-    """``ids_NK``, ``logprobs_NK`` and ``tail_N`` of no teacher in particular."""
+def stored(tokens: int, pieces: int, draws: bool) -> tuple[Tensor, ...]:
+    """``ids_NK``, ``logprobs_NK`` and ``tail_N`` of no teacher in particular; then ``drawn_NM`` and ``entropy_N``."""
     import torch
 
-    ids_NK = (torch.randint(0, pieces, (tokens, 1)) + torch.arange(LIKELIEST) * (pieces // LIKELIEST)) % pieces
+    apart = pieces // LIKELIEST
+    ids_NK = (torch.randint(0, pieces, (tokens, 1)) + torch.arange(LIKELIEST) * apart) % pieces
     logprobs_NO = (3 * torch.randn(tokens, LIKELIEST + 1)).log_softmax(-1)
-    return ids_NK, logprobs_NO[:, :-1], logprobs_NO[:, -1]
+    likeliest = ids_NK, logprobs_NO[:, :-1], logprobs_NO[:, -1]
+    if not draws:
+        return likeliest
+    # Between two of the likeliest there are others alone.
+    drawn_NM = (ids_NK[:, :DRAWS] + torch.randint(1, apart, (tokens, DRAWS))) % pieces
+    return *likeliest, drawn_NM, 5 * torch.rand(tokens)
 
 
 def ours(given: Material, chosen: argparse.Namespace) -> Tensor:
     from alignment.objectives.imitation import Likeliest, TeacherHead, chunked_imitation
 
-    teacher = (
-        Likeliest(*given.likeliest) if given.likeliest else TeacherHead(given.teacher_ND, given.teacher_VD, SOFTCAP)
-    )
+    teacher = Likeliest(*given.stored) if given.stored else TeacherHead(given.teacher_ND, given.teacher_VD, SOFTCAP)
     chunk = {"chunk_tokens": chosen.chunk} if chosen.chunk else {}
     return chunked_imitation(
         given.hidden_ND,
@@ -199,6 +206,7 @@ def trl(given: Material, chosen: argparse.Namespace) -> Tensor:
 LOSSES: dict[str, Callable[[Material, argparse.Namespace], Tensor]] = {
     "ours": ours,
     "top-k": ours,
+    "draws": ours,
     "unchunked": unchunked,
     "trl": trl,
 }
@@ -213,8 +221,8 @@ def measure(chosen: argparse.Namespace) -> dict[str, float]:
 
     side, dtype = chosen.sides[0], getattr(torch, chosen.dtype)
     small = argparse.Namespace(**{**vars(chosen), "width": 64, "pieces": 1000})
-    LOSSES[side](material(64, dtype, small, likeliest=side == "top-k"), small).backward()
-    given = material(chosen.tokens, dtype, chosen, likeliest=side == "top-k")
+    LOSSES[side](material(64, dtype, small), small).backward()
+    given = material(chosen.tokens, dtype, chosen)
     # What was freed before goes back to the system, and the high-water mark begins anew.
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
@@ -237,7 +245,7 @@ def agree(chosen: argparse.Namespace) -> str:
     import torch
 
     side, tokens = chosen.sides[0], min(chosen.checked, chosen.tokens)
-    given = material(tokens, torch.float32, chosen, likeliest=side == "top-k")
+    given = material(tokens, torch.float32, chosen)
     LOSSES[side](given, chosen).backward()
     assert given.hidden_ND.grad is not None
     assert given.weight_VD.grad is not None
@@ -249,7 +257,7 @@ def agree(chosen: argparse.Namespace) -> str:
 
     student_NV = logits_of(given.hidden_ND, given.weight_VD).requires_grad_()
     teacher_NV = logits_of(given.teacher_ND, given.teacher_VD)
-    (gradient_NV,) = torch.autograd.grad(exact(chosen.divergence, student_NV, teacher_NV, given.likeliest), student_NV)
+    (gradient_NV,) = torch.autograd.grad(exact(chosen.divergence, student_NV, teacher_NV, given.stored), student_NV)
     hidden_ND, apart, whole = torch.zeros_like(given.hidden_ND, dtype=torch.float64), 0.0, 0.0
     for part in parts:
         hidden_ND += gradient_NV[:, part] @ given.weight_VD.detach()[part].double()
@@ -260,19 +268,23 @@ def agree(chosen: argparse.Namespace) -> str:
     return f"hidden {of_hidden:.1e}, weight {(apart / whole) ** 0.5:.1e}"
 
 
-def exact(divergence: str, student: Tensor, teacher: Tensor, likeliest: tuple[Tensor, ...] | None) -> Tensor:
-    """The divergence of logits before the cap, by its definition; of K + 1 outcomes where the likeliest are given."""
+def exact(divergence: str, student: Tensor, teacher: Tensor, told: tuple[Tensor, ...] | None) -> Tensor:
+    """The divergence of logits before the cap, by its definition; of what is stored, where a side reads that."""
     import torch
 
     q, p = ((SOFTCAP * torch.tanh(logits / SOFTCAP)).softmax(-1) for logits in (student, teacher))
-    if likeliest:
-        ids = likeliest[0].long()
+    within = torch.zeros(())
+    if told:
+        ids, whole = told[0].long(), q
         others = 1 - q.gather(-1, ids).sum(-1, keepdim=True)
         q = torch.cat([q.gather(-1, ids), others], -1)
-        p = torch.cat([likeliest[1], likeliest[2][:, None]], -1).double().softmax(-1)
+        p = torch.cat([told[1], told[2][:, None]], -1).double().softmax(-1)
+        if len(told) == 5:
+            crossed = -(whole.gather(-1, told[3]) / others).log().mean(-1)
+            within = (p[:, -1] * (crossed - told[4])).sum()
     m, beta = 0.5 * (p + q), BETAS[divergence]
     if divergence == "forward_kl":
-        return (p * (p / q).log()).sum()
+        return (p * (p / q).log()).sum() + within
     if divergence == "reverse_kl":
         return (q * (q / p).log()).sum()
     return (beta * p * (p / m).log() + (1 - beta) * q * (q / m).log()).sum()

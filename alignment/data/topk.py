@@ -1,5 +1,8 @@
 """A teacher's likeliest tokens beside a dataset: what distillation reads instead of asking the teacher again.
 
+Of all others, which may share a good part of the probability, there may be some that the teacher has drawn: by them a
+student is told, without bias, how the others share the rest.
+
 ``topk/00000.safetensors`` and so on lie beside a dataset's tables; ``topk/index.json`` is written last, so that the
 whole is there or none of it. A shard holds, for the T tokens that carry loss in its rows, end to end:
 
@@ -10,23 +13,26 @@ tokens    [T] id         the rows' own ids: all answers that are trained, with w
 ids       [T, K] id      the likeliest ids at each of them, the likeliest first
 logprobs  [T, K] fp16    their log-probabilities in nats at the teacher's temperature, over the whole vocabulary
 tail      [T] fp16       the logarithm of what the others share
+drawn     [T, M] id      ids of others, drawn from the teacher's distribution over the others, at that temperature
+entropy   [T] fp16       the entropy of that distribution in nats
 offsets   [rows+1] int64 where each row begins
 ========= ============== ==================================================================================
 
-An id takes 2 bytes where the vocabulary has at most 65,536, else 4. A token takes (K + 1) · id + 2 · K + 2 bytes:
-at K = 64 that is 260 or 390; a row takes some 38 and its name besides. Rounded to fp16, a log-probability is right to 1
-part in 2,048. A shard's header has its rows, by name and digest of their own ids, in the order of the dataset: so a
-store is found not to fit a student before any shard is read. A conversation has its id for a name; a row of text is
-called as ``pieces.py`` says.
+Without draws (M = 0) ``drawn`` and ``entropy`` are not there. An id takes 2 bytes where the vocabulary has at most
+65,536, else 3: they are then a last axis, the lowest byte first. A token takes (K + M + 1) · id + 2 · K + 2 bytes, and
+2 more with draws: 294 or 375 at K = 64 and M = 16, 260 or 325 without draws; a row takes some 38 and its name besides.
+Rounded to fp16, a log-probability is right to 1 part in 2,048. A shard's header has its rows, by name and digest of
+their own ids, in the order of the dataset: so a store is found not to fit a student before any shard is read. A
+conversation has its id for a name; a row of text is called as ``pieces.py`` says.
 
-Axes: T tokens, K likeliest.
+Axes: T tokens, K likeliest, M drawn.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -38,15 +44,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from alignment import files
-from alignment.artifacts import Tokens
 from alignment.errors import UserError
 
 FOLDER = "topk"
 INDEX = "index.json"
-VERSION = 2
+VERSION = 3
 ROWS_A_SHARD = 256
 OPEN_SHARDS = 4_096
 """Shards that a reader holds in its address space at most."""
+IDS = ("tokens", "ids", "drawn")
+"""Columns of ids; the others are of nats."""
 AGAIN = "Make them again for this student: `stage=teach answers=given` with this dataset and its tokenizer."
 
 
@@ -55,22 +62,26 @@ Masked = tuple[Sequence[int], Sequence[bool]]
 
 
 class TopK(NamedTuple):
-    """One row, at the tokens that carry loss. ``tokens_T`` and ``ids_TK`` are ids, ``logprobs_TK``, ``tail_T`` nats.
+    """One row, at the tokens that carry loss. ``tokens_T``, ``ids_TK`` and ``drawn_TM`` are ids, the others nats.
 
-    A tail of −∞ says that the others have no probability at all.
+    A tail of −∞ says that the others have no probability at all. A teacher that draws none of them has neither
+    ``drawn_TM`` nor ``entropy_T``.
     """
 
     tokens_T: NDArray[np.integer]
     ids_TK: NDArray[np.integer]
     logprobs_TK: NDArray[np.floating]
     tail_T: NDArray[np.floating]
+    drawn_TM: NDArray[np.integer] | None = None
+    entropy_T: NDArray[np.floating] | None = None
 
 
 @dataclass(frozen=True)
 class Teacher:
     """What a student must share, or know, to read them. ``vocabulary`` counts the rows of the teacher's head.
 
-    ``schema`` is that of the conversations, ``block`` the tokens of a row of text; the other one is empty or None.
+    ``k`` are its likeliest tokens and ``drawn`` the others beside them, 0 for none. ``schema`` is that of the
+    conversations, ``block`` the tokens of a row of text; the other one is empty or None.
     """
 
     name: str
@@ -78,18 +89,26 @@ class Teacher:
     schema: str
     vocabulary: int
     k: int
+    drawn: int
     temperature: float
     block: int | None
 
     @property
-    def id_type(self) -> type[np.unsignedinteger]:
-        """The narrowest type that holds every id."""
-        return np.uint16 if self.vocabulary <= 2**16 else np.uint32
+    def columns(self) -> tuple[str, ...]:
+        """Those of a shard, as :class:`TopK` has them."""
+        always = ("tokens", "ids", "logprobs", "tail")
+        return (*always, "drawn", "entropy") if self.drawn else always
+
+    @property
+    def bytes_an_id(self) -> int:
+        """What one id takes on disk."""
+        return 2 if self.vocabulary <= 2**16 else 3
 
     @property
     def bytes_a_token(self) -> int:
         """What one token takes on disk."""
-        return (self.k + 1) * np.dtype(self.id_type).itemsize + 2 * self.k + 2
+        nats = self.k + 1 + (self.drawn > 0)
+        return (self.k + self.drawn + 1) * self.bytes_an_id + nats * np.dtype(np.float16).itemsize
 
 
 def trained_ids(row: Masked) -> NDArray[np.int32]:
@@ -105,9 +124,11 @@ def row_digest(tokens_T: ArrayLike) -> str:
 
 def need_finite(name: str, row: TopK) -> None:
     """Raise :class:`UserError`, which names the row, for NaN and infinities; the tail alone may be −∞."""
-    if np.isfinite(row.logprobs_TK).all() and not (np.isnan(row.tail_T) | np.isposinf(row.tail_T)).any():
-        return
     sound_T = np.isfinite(row.logprobs_TK).all(-1) & ~np.isnan(row.tail_T) & ~np.isposinf(row.tail_T)
+    if row.entropy_T is not None:
+        sound_T &= np.isfinite(row.entropy_T)
+    if sound_T.all():
+        return
     raise UserError(
         f"{name}: a log-probability of the teacher is no finite number, at trained token {int(sound_T.argmin()) + 1}",
         cause="Its weights, or its arithmetic in this precision, give NaN or infinities.",
@@ -119,6 +140,7 @@ class Writer:
     """Writes the shards one by one, in order, and the index at last."""
 
     def __init__(self, directory: Path, teacher: Teacher) -> None:
+        assert teacher.vocabulary <= 2**24, "an id takes 3 bytes at most"
         self.folder, self.teacher = directory / FOLDER, teacher
         self._shards: list[dict[str, Any]] = []
         files.make_folder(self.folder)
@@ -139,18 +161,12 @@ class Writer:
         """Write the next shard. Raises :class:`UserError` for a row that is not finite, and writes nothing then."""
         for name, row in zip(names, rows, strict=True):
             need_finite(name, row)
-        least = np.finfo(np.float16).min
+        parts = zip(self.teacher.columns, zip(*rows, strict=True), strict=False)
+        shard = {what: _stored(what, np.concatenate(of_rows), self.teacher.bytes_an_id) for what, of_rows in parts}
         offsets = np.cumsum([0, *(len(row.tokens_T) for row in rows)], dtype=np.int64)
-        kind, path = self.teacher.id_type, self._next
-        shard = {
-            "tokens": np.concatenate([row.tokens_T for row in rows]).astype(kind),
-            "ids": np.concatenate([row.ids_TK for row in rows]).astype(kind),
-            # What is less likely than fp16 can tell is as unlikely as it can tell: e^−65,504 is 0 in any case.
-            "logprobs": np.concatenate([row.logprobs_TK for row in rows]).clip(least).astype(np.float16),
-            "tail": np.concatenate([row.tail_T for row in rows]).astype(np.float16),
-            "offsets": offsets,
-        }
-        assert shard["ids"].shape == (offsets[-1], self.teacher.k), "a row of k for every token"
+        for what, many in (("ids", self.teacher.k), ("drawn", self.teacher.drawn)):
+            assert not many or shard[what].shape[:2] == (offsets[-1], many), "as many of every token as the header says"
+        shard["offsets"], path = offsets, self._next
         told = [[name, row_digest(row.tokens_T)] for name, row in zip(names, rows, strict=True)]
         # One entry of metadata only: of several, their order in the file would be left to chance.
         content = save(shard, {"rows": json.dumps(told)})
@@ -281,12 +297,11 @@ class Store:
         shard = self._shard(file)
         with _whole(self.folder / file):
             begin, end = shard.offsets[number : number + 2].tolist()
-            parts = {what: shard.file.get_slice(what)[begin:end] for what in ("tokens", "ids", "logprobs", "tail")}
-        nats = (parts[what].astype(np.float32) for what in ("logprobs", "tail"))
-        row = TopK(parts["tokens"].astype(np.int64), parts["ids"].astype(np.int64), *nats)
+            parts = ((what, shard.file.get_slice(what)[begin:end]) for what in self.teacher.columns)
+            row = TopK(*(_read(*part, self.teacher.bytes_an_id) for part in parts))
+            need_finite(name, row)
         if tokens_T is not None and not np.array_equal(row.tokens_T, np.asarray(tokens_T)):
-            raise _other_tokens(self, name)
-        need_finite(name, row)
+            raise other_tokens(self, name)
         return row
 
     def _shard(self, file: str) -> _Shard:
@@ -305,69 +320,34 @@ class Store:
         return self._open[file]
 
 
-def need_fit(
-    store: Store,
-    tokens: Tokens,
-    *,
-    temperature: float,
-    block: int | None,
-    rows: Iterable[tuple[str, ArrayLike]],
-) -> None:
-    """Raise :class:`UserError`, which explains, where a student cannot learn from what is stored.
-
-    ``tokens`` are the student's, ``temperature`` that of its objective, ``block`` what its text is cut into (None for
-    conversations). ``rows`` are names and trained ids as the student has them: there may be fewer than in the store,
-    but they come in its order; one that comes again is the same one.
-    """
-    teacher = store.teacher
-    if tokens.digest != teacher.tokenizer:
-        raise UserError(
-            f"{store.folder}: the log-probabilities are over another tokenizer's ids than the student's",
-            cause=f"Teacher {teacher.tokenizer[:12]}, student {tokens.digest[:12]}: one id is another piece there.",
-            remedy="Give the student the teacher's tokenizer. Between different ones distillation is another method.",
-        )
-    if block != teacher.block:
-        here, there = (f"rows of {size} tokens" if size else "conversations" for size in (block, teacher.block))
-        raise UserError(f"{store.folder}: is of {there}, and the student reads {here}", remedy=AGAIN)
-    if block is None and tokens.schema != teacher.schema:
-        raise UserError(
-            f"{store.folder}: conversations are rendered as {teacher.schema}, and by the student as {tokens.schema}",
-            cause="Answers close with other tokens there.",
-            remedy=f"Give the student the teacher's chat_schema. {AGAIN}",
-        )
-    if temperature != teacher.temperature:
-        raise UserError(
-            f"objective.temperature={temperature}: {store.folder} holds log-probabilities at {teacher.temperature}",
-            cause="Of the likeliest tokens alone, those at another temperature cannot be told.",
-            remedy=f"Say objective.temperature={teacher.temperature}, or teach with top_k_temperature={temperature}.",
-        )
-    _need_order(store, rows)
-
-
-def _need_order(store: Store, rows: Iterable[tuple[str, ArrayLike]]) -> None:
-    last, before, seen = -1, "", set[str]()
-    for name, tokens_T in rows:
-        place = store.place(name)
-        if place.digest != row_digest(tokens_T):
-            raise _other_tokens(store, name)
-        if name in seen:
-            continue
-        seen.add(name)
-        if place.number < last:
-            raise UserError(
-                f"{store.folder}: row {name!r} stands before {before!r}, and in this dataset behind it",
-                cause="They were made of the rows in another order, so of another dataset than this one.",
-                remedy=f"Read them with the dataset that they lie beside. {AGAIN}",
-            )
-        last, before = place.number, name
-
-
-def _other_tokens(store: Store, name: str) -> UserError:
+def other_tokens(store: Store, name: str) -> UserError:
+    """What is told of a row whose trained ids are not those that are stored."""
     return UserError(
         f"{store.folder}: row {name!r} has other trained tokens there than the student's",
         cause="It was rendered or masked in another way, cut elsewhere, or it is another row of the same name.",
         remedy=f"Read them with the dataset that they lie beside. {AGAIN}",
     )
+
+
+def _stored(what: str, values: NDArray[Any], bytes_an_id: int) -> NDArray[Any]:
+    """A column as it lies in a shard."""
+    if what not in IDS:
+        # What is less likely than fp16 can tell is as unlikely as it can tell: e^−65,504 is 0 in any case.
+        least = np.finfo(np.float16).min if what == "logprobs" else -np.inf
+        return values.clip(least).astype(np.float16)
+    if bytes_an_id == 2:
+        return values.astype(np.uint16)
+    return np.ascontiguousarray(values.astype("<u4")[..., None].view(np.uint8)[..., :bytes_an_id])
+
+
+def _read(what: str, stored: NDArray[Any], bytes_an_id: int) -> NDArray[Any]:
+    """A part of a column as whoever reads has it: ids as int64, nats as float32."""
+    if what not in IDS:
+        return stored.astype(np.float32)
+    if bytes_an_id == 2:
+        return stored.astype(np.int64)
+    low, middle, high = np.moveaxis(stored.astype(np.int64), -1, 0)
+    return low | middle << 8 | high << 16
 
 
 def _rows(path: Path) -> list[tuple[str, str]]:

@@ -4,7 +4,7 @@ Both losses go the same way: positions without loss are left out before any prod
 logits, and their gradients are formed in the same breath, so that nothing is computed twice.
 
 Axes: N positions, S positions that carry loss, C positions of one chunk, R of one block of a chunk, D the student's
-width and V its vocabulary, E the teacher's width and U its vocabulary, K likeliest tokens, O outcomes.
+width and V its vocabulary, E the teacher's width and U its vocabulary, K likeliest tokens, O outcomes, M drawn tokens.
 """
 
 from __future__ import annotations
@@ -48,11 +48,16 @@ class Likeliest(NamedTuple):
 
     ``ids_SK`` are distinct ids, ``logprobs_SK`` theirs and ``tail_S`` the logarithm of what all others share, in nats
     at the temperature of the loss. −inf is a share of 0. They are scaled to sum to 1, which storing rounds.
+
+    ``drawn_SM``, where there are any, are ids drawn from the teacher's distribution over the others at that temperature
+    (an id may come again), and ``entropy_S`` is that distribution's entropy in nats.
     """
 
     ids_SK: Tensor
     logprobs_SK: Tensor
     tail_S: Tensor
+    drawn_SM: Tensor | None = None
+    entropy_S: Tensor | None = None
 
 
 class Imitated(NamedTuple):
@@ -117,7 +122,11 @@ def chunked_imitation(
 
     Of :class:`Likeliest`, D is that of K + 1 outcomes, the last being "any other token": never more than the whole
     divergence (data processing), and equal to it where student and teacher share out their tails alike. An id beyond
-    the student's V rows is left out.
+    the student's V rows is left out. Forward KL with draws adds what is missing, in expectation over the draws:
+    KL(p‖q) = KL of K + 1 outcomes + τ KL(p̃‖q̃), with τ the others' share and p̃, q̃ the distributions among them, and
+    KL(p̃‖q̃) ≈ −entropy − mean_m log q̃(drawn_m): value and gradient are without bias (compare sparse logit sampling,
+    arXiv 2503.16870). The other divergences are not linear in p, so that draws give no such estimate: they stay at
+    K + 1 outcomes.
 
     Of a :class:`TeacherHead` with U ≠ V, the teacher's distribution is that over the first min(U, V) ids. D compares
     it with the student's over the same ids and adds −log of the student's mass on them: for forward KL that is KL.
@@ -138,6 +147,8 @@ def chunked_imitation(
         dtype = _product_dtype(teacher.hidden_SE)
         common_UE = teacher.weight_UE[: len(weight_VD)]
         teacher = TeacherHead(teacher.hidden_SE.to(dtype), common_UE.to(dtype), teacher.softcap)
+    elif not (divergence == "forward_kl" or (divergence == "jsd" and beta == 0)):
+        teacher = teacher._replace(drawn_SM=None, entropy_S=None)
 
     def objective(logits_CV: Tensor, rows: slice) -> _Chunk:
         if isinstance(teacher, TeacherHead):
@@ -151,8 +162,8 @@ def chunked_imitation(
                 teacher_RU = _logprobs(logits_CU[block].to(wide), teacher.softcap, temperature)[0]
                 divergence_S[place], gradient_RV = _with_head(measure, student_RV, teacher_RU)
             else:
-                told = (one[place] for one in teacher)
-                divergence_S[place], gradient_RV = _with_likeliest(measure, student_RV, *told)
+                told = Likeliest._make(None if one is None else one[place] for one in teacher)
+                divergence_S[place], gradient_RV = _with_likeliest(measure, student_RV, told)
             if differentiable:
                 gradient_RV = (
                     gradient_RV.mul_((1 - nll_weight) * temperature) if nll_weight < 1 else gradient_RV.zero_()
@@ -183,21 +194,30 @@ def _with_head(measure: _Measure, student_RV: Tensor, teacher_RU: Tensor) -> Div
     return Divergence(value_R - mass_R1.squeeze(-1), gradient_RV)
 
 
-def _with_likeliest(
-    measure: _Measure, student_RV: Tensor, ids_RK: Tensor, logprobs_RK: Tensor, tail_R: Tensor
-) -> Divergence:
+def _with_likeliest(measure: _Measure, student_RV: Tensor, told: Likeliest) -> Divergence:
     """Over K + 1 outcomes: the likeliest, and any other token. The student's share of the others is summed over them,
-    because 1 − Σ has no digits left where it is small."""
-    assert ids_RK.shape[-1] < student_RV.shape[-1], "there are other tokens than the likeliest"
-    ids_RK, known_RK = ids_RK.long(), ids_RK < student_RV.shape[-1]
+    because 1 − Σ has no digits left where it is small. With draws, over the others too."""
+    assert told.ids_SK.shape[-1] < student_RV.shape[-1], "there are other tokens than the likeliest"
+    ids_RK, known_RK = told.ids_SK.long(), told.ids_SK < student_RV.shape[-1]
     # An outcome that the student lacks is one of share 0 for both, in the place of an id that stands there already.
     ids_RK = torch.where(known_RK, ids_RK, ids_RK.gather(-1, known_RK.int().argmax(-1, keepdim=True)))
     others_R1 = student_RV.scatter(-1, ids_RK, -torch.inf).logsumexp(-1, keepdim=True)
     student_RO = torch.cat([torch.where(known_RK, student_RV.gather(-1, ids_RK), FLOOR), others_R1], -1)
-    teacher_RO = torch.cat([torch.where(known_RK, logprobs_RK, -torch.inf), tail_R[:, None]], -1)
-    value_R, gradient_RO = measure(teacher_RO.to(student_RV.dtype).log_softmax(-1), student_RO)
+    teacher_RO = torch.cat([torch.where(known_RK, told.logprobs_SK, -torch.inf), told.tail_S[:, None]], -1)
+    teacher_RO = teacher_RO.to(student_RV.dtype).log_softmax(-1)
+    value_R, gradient_RO = measure(teacher_RO, student_RO)
     # Each of the others has its part of their common derivative.
-    gradient_RV = (student_RV - others_R1).exp_().mul_(gradient_RO[:, -1:])
+    gradient_RV = (student_RV - others_R1).exp_()
+    if told.drawn_SM is None or told.entropy_S is None:
+        gradient_RV.mul_(gradient_RO[:, -1:])
+    else:
+        drawn_RM, known_RM = told.drawn_SM.long(), told.drawn_SM < student_RV.shape[-1]
+        drawn_RM = drawn_RM.where(known_RM, 0)
+        # The draws that the student knows share τ; where it knows none, it is told nothing of the others.
+        part_RM = known_RM * teacher_RO[:, -1:].exp() / known_RM.sum(-1, keepdim=True).clamp(min=1)
+        share_R = part_RM.sum(-1)
+        value_R -= share_R * told.entropy_S + (part_RM * (student_RV.gather(-1, drawn_RM) - others_R1)).sum(-1)
+        gradient_RV.mul_(gradient_RO[:, -1:] + share_R[:, None]).scatter_add_(-1, drawn_RM, -part_RM)
     gradient_RV.scatter_(-1, ids_RK, 0.0).scatter_add_(-1, ids_RK, gradient_RO[:, :-1])
     return Divergence(value_R, gradient_RV)
 

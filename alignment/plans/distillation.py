@@ -1,11 +1,11 @@
 """Small models from scratch and distilled, at equal tokens: three sizes, several seeds, the miniature and real text.
 
-In each world a larger model is trained on all the text, and reads a part of it once: its likeliest tokens are stored
-beside that part. From it students of every size learn, by the text alone and by what the teacher says of it: with one
-seed they begin with the same weights and read the same rows in the same order. At one size the teacher also stands by
-in memory, to see what is lost by storing its likeliest tokens alone. All are measured on rows that nobody was trained
-on. (The Gemma 2 report, arXiv 2408.00118, Table 7, has perplexities 23 → 21, 19 → 17 and 17 → 15 at 200 M, 400 M and
-1 B parameters.)
+In each world a larger model is trained on all the text, and reads a part of it once: its likeliest tokens, and some
+drawn from the others, are stored beside that part. From it students of every size learn, by the text alone and by what
+the teacher says of it: with one seed they begin with the same weights and read the same rows in the same order. At one
+size the teacher also stands by in memory, to see what is lost by storing a part of what it says. All are measured on
+rows that nobody was trained on. (The Gemma 2 report, arXiv 2408.00118, Table 7, has perplexities 23 → 21, 19 → 17 and
+17 → 15 at 200 M, 400 M and 1 B parameters.)
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ class Settings(StrictSettings):
     live: str | None = identity("the size at which the teacher also teaches from memory; null: none")
     seeds: list[int] = identity("of each arm", min_length=1)
     top_k: int = identity("likeliest tokens that are stored", ge=1)
+    tail_draws: int = identity("tokens that are drawn from all others and stored beside them", ge=0)
     batch: int = identity("rows a step of every student", ge=1)
     teacher_batch: int = identity("rows a step of the teacher", ge=1)
     block: int = identity("tokens of a row at most", ge=16)
@@ -113,6 +114,7 @@ def _world(numbers: Settings, name: str, world: World) -> list[Step]:
         count=world.documents,
         block=numbers.block,
         top_k=numbers.top_k,
+        tail_draws=numbers.tail_draws,
     )
     arms = {
         (way, size): [_student(numbers, name, world, way, size, seed, tokenizer) for seed in numbers.seeds]

@@ -28,7 +28,9 @@ class Reader(NamedTuple):
     spent: Callable[[], int | None]
 
 
-def open_model(artifact: Artifact, engine: Engine, *, k: int, temperature: float, block: int | None) -> Reader:
+def open_model(
+    artifact: Artifact, engine: Engine, *, k: int, draws: int, temperature: float, block: int | None
+) -> Reader:
     """A policy of ours or of the same layout; ``block`` is what text is cut into, None for conversations."""
     from alignment.data.topk import Teacher
     from alignment.sampling.topk import top_k
@@ -37,10 +39,10 @@ def open_model(artifact: Artifact, engine: Engine, *, k: int, temperature: float
     policy = open_policy(artifact, engine)
     tokens, name = policy.tokens, artifact.step or artifact.path.name
     schema = tokens.schema if block is None else ""
-    header = Teacher(name, tokens.digest, schema, tokens.padded, k, temperature, block)
+    header = Teacher(name, tokens.digest, schema, tokens.padded, k, draws, temperature, block)
 
-    def read(_: Sequence[str], rows: Sequence[Masked]) -> list[TopK]:
-        return top_k(policy.model, rows, k, temperature=temperature, device=engine.device)
+    def read(names: Sequence[str], rows: Sequence[Masked]) -> list[TopK]:
+        return top_k(policy.model, rows, k, names=names, draws=draws, temperature=temperature, device=engine.device)
 
     return Reader(header, policy.tokenizer, policy.tokens_limit, read, lambda: None)
 
@@ -62,5 +64,5 @@ def open_server(
 
     pieces, name = tokenizers.load(tokenizer), artifact.step
     server = ServedTopK.from_environment(name.removeprefix("endpoint:"), journal, endpoint, k=k, tokenizer=pieces)
-    header = Teacher(name, pieces.digest, schema, server.vocabulary, k, 1.0, block)
+    header = Teacher(name, pieces.digest, schema, server.vocabulary, k, 0, 1.0, block)
     return Reader(header, pieces, None, server.top_k, lambda: server.spent)

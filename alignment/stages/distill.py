@@ -302,7 +302,8 @@ def _warn_of_a_small_teacher(artifact: Artifact, policy: Policy) -> None:
 
 
 def _store(settings: Settings, dataset: Artifact, policy: Policy, read: Read) -> Any:
-    from alignment.data.topk import Store, need_fit
+    from alignment.data.topk import Store
+    from alignment.data.topk_fit import need_fit
 
     store = Store.open(dataset.path)
     rows = ((one.name, one.targets) for part in (read.learned, read.held) for one in map(part.row, range(len(part))))

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from alignment.scoring.reading import Reader
     from alignment.training.engine import Engine
 
-ALGORITHM_VERSION = 2
+ALGORITHM_VERSION = 3
 PART = 256
 """Prompts that are answered, and then kept, together."""
 JOURNAL = f"{FOLDER}/journal.jsonl"
@@ -60,6 +60,11 @@ class Settings(StrictSettings):
     top_k: int = identity(
         "store the teacher's so many likeliest tokens with their log-probabilities for every token that carries loss; "
         "0 for none",
+        ge=0,
+    )
+    tail_draws: int = identity(
+        "store beside them so many tokens drawn from all others, by which objective.divergence=forward_kl learns how "
+        "the others share the rest; 0 for none, as a teacher behind a server needs",
         ge=0,
     )
     top_k_temperature: float = identity("of these log-probabilities; it divides the logits, the cap applied", gt=0)
@@ -122,6 +127,8 @@ def _check_settings(settings: Settings) -> None:
         raise UserError("top_k=0: of rows that stay as they are nothing would be stored", remedy="64 are usual.")
     if not settings.top_k and settings.top_k_temperature != 1.0:
         raise UserError(f"top_k_temperature={settings.top_k_temperature}: with top_k=0 nothing has a temperature")
+    if not settings.top_k and settings.tail_draws:
+        raise UserError(f"tail_draws={settings.tail_draws}: with top_k=0 nothing is stored that they belong to")
     if len(set(settings.splits)) < len(settings.splits):
         raise UserError(f"splits={settings.splits}: names a split twice")
 
@@ -176,6 +183,12 @@ def _check_teacher(settings: Settings, inputs: dict[str, Artifact], kind: Kind) 
             f"top_k_temperature={settings.top_k_temperature}: {settings.teacher} is behind a server",
             cause="Servers give log-probabilities at temperature 1, and of the likeliest alone no others can be told.",
             remedy="Say top_k_temperature=1.0, or name a teacher that is a model here.",
+        )
+    if asked and settings.tail_draws:
+        raise UserError(
+            f"tail_draws={settings.tail_draws}: {settings.teacher} is behind a server",
+            cause="Servers tell their likeliest tokens alone, and nothing of how the others share the rest.",
+            remedy="Say tail_draws=0, or name a teacher that is a model here.",
         )
     if not asked and settings.top_k:
         config = core.read_config(teacher.path)
@@ -327,7 +340,8 @@ def _reader(settings: Settings, inputs: dict[str, Artifact], engine: Engine, out
 
     artifact, k, block = inputs["teacher"], settings.top_k, settings.block
     if artifact.kind != "endpoint":
-        return open_model(artifact, engine, k=k, temperature=settings.top_k_temperature, block=block)
+        draws, temperature = settings.tail_draws, settings.top_k_temperature
+        return open_model(artifact, engine, k=k, draws=draws, temperature=temperature, block=block)
     tokenizer, schema = inputs["tokenizer"].path, settings.chat_schema or ""
     return open_server(artifact, tokenizer, settings.endpoint, out / JOURNAL, k=k, schema=schema, block=block)
 

@@ -4,7 +4,7 @@ One in memory gives its hidden states and its head, so that nothing of tokens ×
 their likeliest tokens. Under ZeRO 3 a teacher in memory is divided among the processes, as its student is.
 
 Axes: B rows, T tokens, S tokens that carry loss in the order of a batch, E the teacher's width, U its padded
-vocabulary, K likeliest tokens.
+vocabulary, K likeliest tokens, M drawn among the others.
 """
 
 from __future__ import annotations
@@ -39,11 +39,18 @@ class Telling(Protocol):
 
 def columns(told: Sequence[TopK]) -> dict[str, np.ndarray]:
     """What a teacher tells of some rows, end to end, by the names that :func:`taught_by` knows."""
-    return {
+    found: dict[str, np.ndarray] = {
         "teacher_ids": np.concatenate([one.ids_TK for one in told]).astype(np.int64),
         "teacher_logprobs": np.concatenate([one.logprobs_TK for one in told]).astype(np.float32),
         "teacher_tail": np.concatenate([one.tail_T for one in told]).astype(np.float32),
     }
+    drawn = [one.drawn_TM for one in told if one.drawn_TM is not None]
+    entropies = [one.entropy_T for one in told if one.entropy_T is not None]
+    if drawn:
+        assert len(drawn) == len(entropies) == len(told), "a teacher draws for all rows or for none"
+        found["teacher_drawn"] = np.concatenate(drawn).astype(np.int64)
+        found["teacher_entropy"] = np.concatenate(entropies).astype(np.float32)
+    return found
 
 
 class _Trunk(nn.Module):
@@ -105,7 +112,8 @@ def taught_by(batch: dict[str, Tensor], live: Live | None) -> TeacherHead | Like
     """What the objective needs of a teacher, from a batch that :meth:`Live.read` or :func:`columns` has added to."""
     if live is not None:
         return TeacherHead(batch["teacher_hidden"], live.weight_UE, live.softcap)
-    return Likeliest(batch["teacher_ids"], batch["teacher_logprobs"], batch["teacher_tail"])
+    always = batch["teacher_ids"], batch["teacher_logprobs"], batch["teacher_tail"]
+    return Likeliest(*always, batch.get("teacher_drawn"), batch.get("teacher_entropy"))
 
 
 def open_live(artifact: Artifact, student: Policy, engine: Engine, *, attention: str, talks: bool, named: str) -> Live:

@@ -15,64 +15,94 @@ from safetensors.numpy import load_file, save_file
 from alignment import files
 from alignment.artifacts import Tokens
 from alignment.data import topk as storage
-from alignment.data.topk import Store, Teacher, TopK, Writer, need_fit
+from alignment.data.topk import Store, Teacher, TopK, Writer
+from alignment.data.topk_fit import need_fit
 from alignment.errors import UserError
 
-TEACHER = Teacher("t", "digest", "gemma2", vocabulary=256_000, k=3, temperature=1.0, block=None)
+TEACHER = Teacher("t", "digest", "gemma2", vocabulary=256_000, k=3, drawn=2, temperature=1.0, block=None)
 NAMES = [["a", "b#0"], ["zwölf"]]
 
 
-def rows(names: list[str], seed: int, k: int = 3, vocabulary: int = 256_000) -> list[TopK]:
+def rows(names: list[str], seed: int, k: int = 3, vocabulary: int = 256_000, drawn: int = 2) -> list[TopK]:
     """Rows of 2 and 3 tokens; the highest id of the vocabulary is among them."""
     rng = np.random.default_rng(seed)
-    return [
+    found = [
         TopK(
             np.array([vocabulary - 1, *rng.integers(0, vocabulary, length - 1)]),
             rng.integers(0, vocabulary, (length, k)),
             -rng.exponential(4, (length, k)),
             -rng.exponential(4, length),
+            rng.integers(0, vocabulary, (length, drawn)),
+            rng.exponential(4, length),
         )
         for length in range(2, 2 + len(names))
     ]
+    return found if drawn else [row._replace(drawn_TM=None, entropy_T=None) for row in found]
 
 
 def written(directory: Path, teacher: Teacher = TEACHER) -> Path:
     writer = Writer(directory, teacher)
     for number, names in enumerate(NAMES):
-        writer.write(names, rows(names, number, teacher.k, teacher.vocabulary))
+        writer.write(names, rows(names, number, teacher.k, teacher.vocabulary, teacher.drawn))
     assert writer.finish() == {"rows": 3, "tokens": 7}
     return directory
 
 
-@pytest.mark.parametrize("vocabulary", [65_536, 65_537])
-def test_what_is_written_comes_back(tmp_path: Path, vocabulary: int) -> None:
-    store = Store.open(written(tmp_path, replace(TEACHER, vocabulary=vocabulary)))
-    assert store.teacher == replace(TEACHER, vocabulary=vocabulary)
+@pytest.mark.parametrize("drawn", [0, 2])
+@pytest.mark.parametrize("vocabulary", [65_536, 65_537, 2**24])
+def test_what_is_written_comes_back(tmp_path: Path, vocabulary: int, drawn: int) -> None:
+    teacher = replace(TEACHER, vocabulary=vocabulary, drawn=drawn)
+    store = Store.open(written(tmp_path, teacher))
+    assert store.teacher == teacher
     assert list(store) == ["a", "b#0", "zwölf"]
     for number, names in enumerate(NAMES):
-        for name, row in zip(names, rows(names, number, vocabulary=vocabulary), strict=True):
+        for name, row in zip(names, rows(names, number, vocabulary=vocabulary, drawn=drawn), strict=True):
             found = store.row(name)
             assert found.tokens_T.tolist() == row.tokens_T.tolist()
             assert found.ids_TK.tolist() == row.ids_TK.tolist()
             np.testing.assert_allclose(found.logprobs_TK, row.logprobs_TK, rtol=2**-11)
             np.testing.assert_allclose(found.tail_T, row.tail_T, rtol=2**-11)
+            if not drawn:
+                assert found.drawn_TM is found.entropy_T is None
+                continue
+            assert found.drawn_TM.tolist() == row.drawn_TM.tolist()  # type: ignore[union-attr]
+            np.testing.assert_allclose(found.entropy_T, row.entropy_T, rtol=2**-11)  # type: ignore[arg-type]
     assert "c" not in store
     with pytest.raises(UserError, match="no row 'c'"):
         store.row("c")
 
 
-@pytest.mark.parametrize(("vocabulary", "wanted"), [(64_000, 260), (256_000, 390)])
-def test_bytes_of_a_token(tmp_path: Path, vocabulary: int, wanted: int) -> None:
-    """(64 + 1) ids, 64 + 1 halves: 65 · 2 + 65 · 2 = 260 or 65 · 4 + 65 · 2 = 390. The header is beside that."""
-    teacher = replace(TEACHER, vocabulary=vocabulary, k=64)
+@pytest.mark.parametrize(
+    ("vocabulary", "drawn", "wanted"), [(64_000, 0, 260), (256_000, 0, 325), (64_000, 16, 294), (256_000, 16, 375)]
+)
+def test_bytes_of_a_token(tmp_path: Path, vocabulary: int, drawn: int, wanted: int) -> None:
+    """64 + 1 ids and as many halves: 65 · 2 + 65 · 2 = 260, or 65 · 3 + 65 · 2 = 325. With 16 draws 81 ids, 66 halves:
+    81 · 2 + 66 · 2 = 294, or 81 · 3 + 66 · 2 = 375. The header is beside that."""
+    teacher = replace(TEACHER, vocabulary=vocabulary, k=64, drawn=drawn)
     assert teacher.bytes_a_token == wanted <= 400
     writer = Writer(tmp_path, teacher)
-    many = rows(["x"], 0, 64, vocabulary) * 500
+    many = rows(["x"], 0, 64, vocabulary, drawn) * 500
     writer.write([f"row-{number}" for number in range(500)], many)
     tokens = writer.finish()["tokens"]
     size = (tmp_path / "topk" / "00000.safetensors").stat().st_size
     # A row besides: an offset of 8 bytes, and in the header ["row-499", "0123456789abcdef"] and a comma, escaped.
     assert tokens * wanted < size < tokens * wanted + 500 * (8 + 38) + 1000
+
+
+def test_an_id_of_three_bytes_has_its_lowest_first(tmp_path: Path) -> None:
+    written(tmp_path)
+    parts = load_file(tmp_path / "topk" / "00000.safetensors")
+    # 255,999 is 3 · 65,536 + 231 · 256 + 255.
+    assert parts["tokens"][0].tolist() == [255, 231, 3]
+    assert {what: (part.dtype, part.shape) for what, part in parts.items()} == {
+        "tokens": (np.uint8, (5, 3)),
+        "ids": (np.uint8, (5, 3, 3)),
+        "drawn": (np.uint8, (5, 2, 3)),
+        "logprobs": (np.float16, (5, 3)),
+        "tail": (np.float16, (5,)),
+        "entropy": (np.float16, (5,)),
+        "offsets": (np.int64, (3,)),
+    }
 
 
 def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
@@ -127,7 +157,7 @@ def test_without_an_index_there_is_nothing(tmp_path: Path) -> None:
         Store.open(tmp_path)
     written(tmp_path)
     index.write_text(json.dumps(json.loads(index.read_text()) | {"version": storage.VERSION + 1}))
-    with pytest.raises(UserError, match=r"version 3, and this program reads 2"):
+    with pytest.raises(UserError, match=r"version 4, and this program reads 3"):
         Store.open(tmp_path)
 
 
@@ -160,7 +190,8 @@ def test_rows_come_in_the_order_that_they_are_asked_for(tmp_path: Path, monkeypa
     for name, found in zip(names, store.rows(names), strict=True):
         for part, same in zip(found, single[name], strict=True):
             np.testing.assert_array_equal(part, same)
-    assert [part.dtype for part in store.row("a")] == [np.int64, np.int64, np.float32, np.float32]
+    types = [part.dtype for part in store.row("a") if part is not None]
+    assert types == [np.int64, np.int64, np.float32, np.float32, np.int64, np.float32]
     # However often a shard is opened again, its bytes are looked at once.
     assert checked == ["00000.safetensors", "00001.safetensors"]
 
@@ -239,7 +270,7 @@ def test_rows_that_are_others_are_refused_by_name(tmp_path: Path) -> None:
         fit(store, [a, c, b])
 
 
-@pytest.mark.parametrize("part", ["logprobs_TK", "tail_T"])
+@pytest.mark.parametrize("part", ["logprobs_TK", "tail_T", "entropy_T"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_is_neither_written_nor_read(tmp_path: Path, part: str, value: float) -> None:
     sound = rows(["a", "b"], 0)
@@ -286,8 +317,23 @@ def test_what_fp16_cannot_tell_is_as_unlikely_as_it_can(tmp_path: Path) -> None:
     assert Store.open(tmp_path).row("a").logprobs_TK[0, 2] == -65_504
 
 
-def test_a_store_of_the_first_version_is_made_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_store_of_an_earlier_version_is_made_again(tmp_path: Path, version: int) -> None:
     index = written(tmp_path) / "topk" / "index.json"
-    index.write_text(json.dumps(json.loads(index.read_text()) | {"version": 1}))
-    with pytest.raises(UserError, match=r"version 1, and this program reads 2(.|\n)*force=true"):
+    told = json.loads(index.read_text())
+    del told["drawn"]  # They knew of none.
+    index.write_text(json.dumps(told | {"version": version}))
+    with pytest.raises(UserError, match=rf"version {version}, and this program reads 3(.|\n)*force=true"):
         Store.open(tmp_path)
+
+
+@pytest.mark.parametrize("harm", ["drawn", "ids"])
+def test_columns_of_another_width_than_the_header_says_are_not_written(tmp_path: Path, harm: str) -> None:
+    writer = Writer(tmp_path, replace(TEACHER, **{"drawn": 3} if harm == "drawn" else {"k": 4}))
+    with pytest.raises(AssertionError, match="as the header says"):
+        writer.write(["a"], rows(["a"], 0))
+
+
+def test_rows_without_draws_do_not_go_where_draws_are_announced(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="zero-dimensional"):
+        Writer(tmp_path, TEACHER).write(["a"], rows(["a"], 0, drawn=0))

@@ -61,6 +61,7 @@ def test_the_teacher_reads_the_students_rows_as_they_do(tmp_path: Path) -> None:
         told, student = settings[f"{world}_told"], settings[f"{world}_distilled_tiny_1"]
         assert (told.answers, told.teacher, told.data) == ("given", f"step:{world}_teacher", settings_text(world))
         assert (told.block, told.top_k, told.top_k_temperature) == (student.block, 64, student.objective.temperature)
+        assert told.tail_draws == 16
         assert student.data == f"step:{world}_told"
 
 

@@ -239,12 +239,14 @@ def stored_logits(draw: st.DrawFn) -> tuple[bytes, bytes]:
         "ids": {"dtype": "U16", "shape": [1, 2], "data_offsets": [18, 22]},
         "logprobs": {"dtype": "F16", "shape": [1, 2], "data_offsets": [22, 26]},
         "tail": {"dtype": "F16", "shape": [1], "data_offsets": [26, 28]},
+        "drawn": {"dtype": "U16", "shape": [1, 3], "data_offsets": [28, 34]},
+        "entropy": {"dtype": "F16", "shape": [1], "data_offsets": [34, 36]},
     }
-    sound = joined(header, (0).to_bytes(8, "little") + (1).to_bytes(8, "little") + bytes(12))
+    sound = joined(header, (0).to_bytes(8, "little") + (1).to_bytes(8, "little") + bytes(20))
     import hashlib
 
     shard = draw(st.one_of(st.just(sound), weights(sound)))
-    index = {"version": 2, "name": "t", "tokenizer": "t", "schema": "gemma2", "vocabulary": 9, "k": 2}
+    index = {"version": 3, "name": "t", "tokenizer": "t", "schema": "gemma2", "vocabulary": 9, "k": 2, "drawn": 3}
     index |= {"temperature": 1.0, "block": None}
     index |= {
         "shards": [
