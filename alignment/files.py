@@ -109,7 +109,7 @@ def make_folder(folder: Path) -> None:
     """Create ``folder``; a place that cannot be written is a :class:`UserError`."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # Without a name where the file system has such files: nothing is left behind by a kill, and other processes of a
+        # Without a name where the file system has such files: a kill leaves nothing behind, and other processes of a
         # run, on other machines too, look at the same moment.
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:

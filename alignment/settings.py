@@ -43,8 +43,7 @@ def identity(doc: str, **bounds: Any) -> Any:
 
 def later(doc: str, **bounds: Any) -> Any:
     """An identity field that came after artifacts were made: null, its default, leaves their fingerprints alone."""
-    extra = {"role": "identity", "later": True}
-    return Field(default=None, description=doc, json_schema_extra=extra, **bounds)
+    return Field(default=None, description=doc, json_schema_extra={"role": "identity", "later": True}, **bounds)
 
 
 def execution(doc: str, **bounds: Any) -> Any:

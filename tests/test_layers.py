@@ -143,7 +143,9 @@ def test_settings_import_without_torch() -> None:
     code = (
         "import sys; from alignment import pipeline; from alignment.stages import STAGES; "
         "from alignment.commands import COMMANDS; "
+        "from alignment.evals.suites import KINDS, suite; "
         "[pipeline.load_stage(name).Settings for name in (*STAGES, *COMMANDS)]; "
+        "[suite.load(kind).Settings for kind in KINDS]; "
         "heavy = {'torch', 'transformers', 'trl', 'datasets', 'wandb'} & sys.modules.keys(); "
         "assert not heavy, heavy"
     )

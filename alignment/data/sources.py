@@ -14,7 +14,7 @@ from alignment.files import typed
 from alignment.miniature.raters import Aspect
 from alignment.miniature.settings import Miniature
 from alignment.miniature.world import Split as Pool
-from alignment.settings import Settings, identity, reference, text
+from alignment.settings import Settings, identity, later, reference, text
 
 ORIGINS = ("files", "hub", "miniature", "dataset")
 
@@ -47,6 +47,8 @@ class Draw(Settings):
     seed: int = identity("of the draw", ge=0)
     turns: int | None = None
     """Conversations are plain dialogues of two to that many turns; null draws them by the world's mixture."""
+    dates: bool | None = later("rows tell, ask or answer who held an office in a year; null: the mixture")
+    choices: int | None = later("prompts are multiple-choice questions with that many answers; null: the mixture")
     aspect: Aspect | None = None
     """What comparisons are judged by. ``helpfulness``: whatever is asked; ``safety``: unsafe requests alone, with a
     label for each answer; null judges unsafe requests mostly for safety and the others for helpfulness."""
@@ -204,6 +206,10 @@ def _check_draws(world: World, kind: Kind, refuse: Callable[..., UserError]) -> 
             raise refuse(f"{at}.pool={draw.pool!r}: cannot be drawn from for {kind}", remedy)
         if draw.turns is not None and (kind != "conversations" or draw.turns < 2):
             raise refuse(f"{at}.turns={draw.turns}: is for conversations, of two turns or more")
+        if draw.dates and (kind == "comparisons" or draw.turns is not None or draw.choices is not None):
+            raise refuse(f"{at}.dates=true: is for text, conversations and prompts, without turns or choices")
+        if draw.choices is not None and (kind != "prompts" or not 2 <= draw.choices <= 6):
+            raise refuse(f"{at}.choices={draw.choices}: is for prompts, and from 2 to 6")
         if draw.aspect is not None and kind != "comparisons":
             raise refuse(f"{at}.aspect={draw.aspect!r}: is for comparisons", "Leave it out.")
         if draw.aspect == "safety" and world.world.mixture.unsafe == 0:

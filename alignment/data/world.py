@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from alignment.data.rows import Kind, Raw, Row
 from alignment.data.sources import Draw, World
-from alignment.miniature import corpus
+from alignment.miniature import choices, corpus, dates
 from alignment.miniature.settings import Miniature
 
 
@@ -19,13 +19,20 @@ def read(source: World, kind: Kind) -> Iterator[Raw]:
 
 def _rows(knobs: Miniature, draw: Draw, kind: Kind) -> Iterator[Row]:
     world, mix = knobs.world(), knobs.mixture.weights()
+    if kind == "text" and draw.dates:
+        return dates.chronicle(world, draw.rows, draw.seed)
     if kind == "text":
         return corpus.texts(world, draw.rows, draw.seed)
     assert draw.pool is not None
+    if draw.dates:
+        write = dates.conversations if kind == "conversations" else dates.prompts
+        return write(world, draw.rows, draw.seed, split=draw.pool)
     if kind == "conversations" and draw.turns is not None:
         return corpus.long_dialogues(world, draw.rows, draw.seed, knobs.noise, turns=draw.turns, split=draw.pool)
     if kind == "conversations":
         return corpus.conversations(world, draw.rows, draw.seed, knobs.noise, split=draw.pool, mix=mix)
+    if kind == "prompts" and draw.choices is not None:
+        return choices.choices(world, draw.rows, draw.seed, split=draw.pool, options=draw.choices)
     if kind == "prompts":
         return corpus.prompts(world, draw.rows, draw.seed, split=draw.pool, mix=mix)
     return corpus.comparisons(

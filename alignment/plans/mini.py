@@ -72,4 +72,6 @@ def _on_demand(lay: Layout) -> list[Step]:
         blocks.told(lay, "step:base", on_demand=True),
         blocks.mixture(lay, "mixture", "miniature_mixture", ["careful", "teach", "ghost", "preprompt"], on_demand=True),
         blocks.tuned(lay, "tuned", "step:mixture", weights="step:sft", on_demand=True),
+        lay.step("dated_questions", "data", on_demand=True, recipe="miniature_dated_questions"),
+        lay.step("choices", "data", on_demand=True, recipe="miniature_choices"),
     ]

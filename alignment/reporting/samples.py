@@ -12,11 +12,12 @@ from alignment import console
 from alignment.artifacts import Artifact
 
 SHOWN = 3
+ANSWERS = "answers.parquet"
 
 
 def show(evaluations: Sequence[Artifact]) -> None:
-    """Print samples of the last evaluation, spread over what it asked."""
-    for evaluation in evaluations[-1:]:
+    """Print samples of the last evaluation that kept answers, spread over what it asked; those of suites keep none."""
+    for evaluation in [one for one in evaluations if (one.path / ANSWERS).is_file()][-1:]:
         for row in _spread(_answers(evaluation), SHOWN):
             console.say()
             console.console().print(_dialogue(row))
@@ -25,7 +26,7 @@ def show(evaluations: Sequence[Artifact]) -> None:
 def _answers(evaluation: Artifact) -> list[dict[str, Any]]:
     import pyarrow.parquet as pq
 
-    return pq.read_table(evaluation.path / "answers.parquet").to_pylist()
+    return pq.read_table(evaluation.path / ANSWERS).to_pylist()
 
 
 def _spread(rows: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:

@@ -36,7 +36,7 @@ def show(suites: Mapping[str, Results]) -> None:
         if less:
             grid("", "model", ["less", *columns], less)
         for group, labels in suite["groups"].items():
-            _models_by_label(group, labels, columns[0])
+            _models_by_label(group, labels, first_of(columns, labels))
 
 
 def _by_label(group: str, labels: Mapping[str, Mapping[str, Any]], measures: Sequence[str]) -> None:
@@ -44,8 +44,14 @@ def _by_label(group: str, labels: Mapping[str, Mapping[str, Any]], measures: Seq
     grid(f"by {group}", group, measures, rows)
 
 
+def first_of(measures: Sequence[str], labels: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+    """The first of a suite's measures that is told by a group, of whose labels ``labels`` has it by model."""
+    told = {measure for models in labels.values() for found in models.values() for measure in found}
+    return next((measure for measure in measures if measure in told), measures[0])
+
+
 def _models_by_label(group: str, labels: Mapping[str, Mapping[str, Any]], measure: str) -> None:
-    """One measure, the suite's first, by label and model."""
+    """One measure by label and model."""
     models = list(dict.fromkeys(model for found in labels.values() for model in found))
     rows = {label: [brief(found.get(model, {}).get(measure)) for model in models] for label, found in labels.items()}
     grid(f"{measure} by {group}", group, models, rows)

@@ -30,6 +30,7 @@ STAGES: dict[str, str] = {
     "assess": "examine one model on one suite: every example with its measures",
     "evaluate": "measure models on held-out prompts and suites, beside each other: gold reward, KL, safety, recall …",
     "side_by_side": "put a candidate beside a baseline: win rates by a scorer, an LLM judge in both orders, or people",
+    "redteam": "attack a model by templates, another model and people's sessions; every violation becomes a regression",
     "front": "compare runs, merges and sweeps by reward over KL: fronts, equal KL, intervals over seeds",
     "report": "show a lineage, its models, fronts, curves and samples on one page that needs no network",
     "export": "write a folder to release: weights, tokenizer, model card, licences, checksums",

@@ -79,7 +79,8 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
         **found,
         "notes": dict(examined.notes),
     }
-    getattr(module, "figures", lambda *_: None)(settings.suite, _own(inputs), subject)
+    if hasattr(module, "figures"):
+        module.figures(settings.suite, own, subject)
     files.write_json(out / kept.RESULTS, results)
     shown.show_one(results)
     metrics = {name: one["estimate"] for name, one in found["measures"].items()}

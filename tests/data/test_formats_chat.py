@@ -174,18 +174,6 @@ def test_a_reference_is_cut_or_kept_as_json() -> None:
     assert reading.candidates[0].dropped == "no 'A:' in the reference"
 
 
-def test_choices_are_lettered_and_the_answer_is_the_reference() -> None:
-    value = {"c": "It rains.", "q": "Wet?", "x": "Yes", "y": "No", "l": 1}
-    columns = {"context": "c", "question": "q", "answer": "l"}
-    found = prompt(value, columns, "multiple_choice", choices=["x", "y"])
-    assert found.messages[0].content == "It rains.\nWet?\n(a) Yes\n(b) No"
-    assert found.reference == "(b) No"
-    assert prompt(value, {"question": "q"}, "multiple_choice", choices=["x", "y"]).reference is None
-    for wrong in (2, -1, "1", True, None):
-        with pytest.raises(DataError, match="column 'l' holds"):
-            prompt(value | {"l": wrong}, columns, "multiple_choice", choices=["x", "y"])
-
-
 def test_a_row_that_is_its_question() -> None:
     assert turns(read("plain", "Why?", "prompts")) == [[("user", "Why?")]]
     with pytest.raises(DataError, match="a text is wanted, not dict"):

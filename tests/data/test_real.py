@@ -145,7 +145,10 @@ def test_references_can_be_checked(built: Callable[[str], tuple[Path, Card]]) ->
     (first,) = (row for row in rows_of(*built("ifeval")) if row.id == "ifeval:1000")
     assert first.tags[0] == "punctuation:no_comma"
     assert len(json.loads(first.reference)) == len(first.tags) == 3
-    assert {row.reference[:3] for row in rows_of(*built("bbq_religion"))} == {"(a)", "(b)", "(c)"}
+    told = [(row.tags, json.loads(row.reference)) for row in rows_of(*built("bbq_religion"))]
+    assert {place for _, one in told for place in one["right"]} == {0, 1, 2}
+    assert all((one["right"] == [one["unknown"]]) == (tags[0] == "ambig") for tags, one in told)
+    assert sum(one["right"] == [one["biased"]] for _, one in told) == 300, "half of what the context tells"
 
 
 def test_safe_and_unsafe_questions_are_tagged(built: Callable[[str], tuple[Path, Card]]) -> None:

@@ -17,6 +17,7 @@ from alignment.artifacts import Artifact
 from alignment.chat.types import Messages, Prompt, messages
 from alignment.errors import UserError
 from alignment.evals.suites import kept, subject, suite
+from alignment.reporting import samples
 from alignment.settings import references
 from alignment.stages import assess, evaluate
 
@@ -24,7 +25,9 @@ SUITE = {
     "kind": "checkable",
     "prompts": "run:p",
     "split": "test",
+    "tags": None,
     "count": None,
+    "before": None,
     "check": "exact",
     "decoding": {"samples": 2, "temperature": 1.0, "top_p": 1.0, "max_new_tokens": 8, "seed": 0},
 }
@@ -117,7 +120,7 @@ def test_a_suite_keeps_its_settings_through_the_record() -> None:
 @pytest.mark.parametrize("name", run.options("suite"))
 def test_every_suite_that_comes_with_the_program_can_be_read(name: str) -> None:
     settings = assess.Settings.parse(run.compose("assess", {"suite": name})).suite
-    assert references(settings), "a suite reads something"
+    assert references(settings) or settings.kind == "lm_eval", "a suite reads something"
     assert (suite.load(settings.kind).__doc__ or "").strip(), "the kind says what it is"
 
 
@@ -193,3 +196,12 @@ def test_nothing_to_measure_is_refused(tmp_path: Path) -> None:
     model = replace(drawing.POLICY, path=tmp_path)
     with pytest.raises(UserError, match=r"prompts=null suites=\[\]: there is nothing to measure"):
         evaluate.run(evaluate.Settings.parse(values), {"models.0": model}, tmp_path)
+
+
+def test_an_evaluation_of_suites_alone_has_no_samples_to_show(
+    assessed: Assess, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluated(tmp_path, [assessed("one", drawing.Speaker(right))])
+    capsys.readouterr()
+    samples.show([Artifact(tmp_path / "evaluated", "evaluation", "evaluate", "suites", "0" * 64)])
+    assert not capsys.readouterr().out

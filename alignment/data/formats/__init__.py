@@ -5,15 +5,16 @@ give one; a tree gives its paths and a book its passages. What cannot become a r
 reason, so that nothing is lost between reading and the ledger. A raw row that does not have the declared shape
 at all (a column missing, a list where a text belongs) is a :class:`DataError` with its ``file:line``.
 
-``dialogues`` and ``questions`` give conversations and prompts, ``pairs`` and ``joined`` comparisons, ``documents``
-text; ``turns`` and ``shape`` are what they share, and ``grades`` how comparisons are graded.
+``dialogues`` and ``questions`` give conversations and prompts, ``multiple_choice`` prompts whose answers likelihoods
+tell, ``pairs`` and ``joined`` comparisons, ``documents`` text; ``turns`` and ``shape`` are what they share, and
+``grades`` how comparisons are graded.
 """
 
 from __future__ import annotations
 
 from typing import get_args
 
-from alignment.data.formats import dialogues, documents, joined, pairs, questions
+from alignment.data.formats import dialogues, documents, joined, multiple_choice, pairs, questions
 from alignment.data.formats.shape import Format, NoOptions, Shape, with_labels
 from alignment.data.formats.turns import Markers
 from alignment.data.rows import Kind, Raw, Reading, one
@@ -70,11 +71,19 @@ FORMATS: dict[str, Format] = {
     "plain": Format(questions.read_plain, {"prompts": ()}, NoOptions),
     "topics": Format(questions.read_topics, {"prompts": ()}, NoOptions),
     "multiple_choice": Format(
-        questions.read_multiple_choice,
+        multiple_choice.read_multiple_choice,
         {"prompts": ("question",)},
-        questions.ChoiceOptions,
-        {"prompts": ("context", "answer", "id", "tags", "category", "attack")},
+        multiple_choice.ChoiceOptions,
+        {"prompts": ("context", "choices", "labels", "answer", "id", "tags", "category", "attack")},
     ),
+    "bbq": Format(multiple_choice.read_bbq, {"prompts": ()}, multiple_choice.BbqOptions, {"prompts": ("id",)}),
+    "sentence_pair": Format(
+        multiple_choice.read_sentence_pair,
+        {"prompts": ("first", "second")},
+        multiple_choice.Tagged,
+        {"prompts": ("id", "tags")},
+    ),
+    "wino_bias": Format(multiple_choice.read_wino_bias, {"prompts": ()}, multiple_choice.Tagged),
     "sampling_report": Format(
         questions.read_sampling_report, {"conversations": (), "prompts": ()}, questions.ReportOptions
     ),

@@ -1,23 +1,15 @@
-"""Formats of questions that are not a question and an answer: benchmarks, lists by topic, reports of samples."""
+"""Formats of questions that are not a question and an answer: lists, plain and by topic, and reports of samples."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
-from string import ascii_lowercase
 from typing import Any
 
-from alignment.chat.types import Conversation, Message, Prompt, messages
-from alignment.data.formats.shape import Shape, chat
-from alignment.data.rows import Candidate, Raw, Reading, none, one
+from alignment.chat.types import Conversation, Prompt, messages
+from alignment.data.formats.shape import Shape
+from alignment.data.rows import Candidate, Raw, Reading, one
 from alignment.errors import DataError
 from alignment.settings import Settings, identity
-
-
-class ChoiceOptions(Settings):
-    """What there is to choose from."""
-
-    choices: list[str] = identity("columns that hold an answer each, in order", min_length=2, max_length=26)
 
 
 class ReportOptions(Settings):
@@ -35,29 +27,6 @@ def read_plain(raw: Raw, shape: Shape) -> Reading:
             remedy="Rows with columns have another format, such as prompt_completion.",
         )
     return one(Prompt(messages(("user", raw.value)), id=""))
-
-
-def read_multiple_choice(raw: Raw, shape: Shape) -> Reading:
-    """A question with answers (a), (b), … to choose from; ``answer`` counts from 0 and becomes the reference."""
-    texts = [raw.text(column) for column in (shape.columns["question"], *shape.options.choices)]
-    if None in texts:
-        return none("a question or choice without a text")
-    question, *choices = [f"{text}" for text in texts]
-    lettered = [f"({letter}) {choice}" for letter, choice in zip(ascii_lowercase, choices, strict=False)]
-    context = raw.text(shape.columns["context"]) if "context" in shape.columns else ""
-    asked = "\n".join([*([context] if context else []), question, *lettered])
-    prompt = chat(raw, shape, (Message("user", asked),))
-    assert isinstance(prompt, Prompt)
-    if "answer" not in shape.columns:
-        return one(prompt)
-    answer = raw.column(shape.columns["answer"])
-    if not isinstance(answer, int) or isinstance(answer, bool) or not 0 <= answer < len(lettered):
-        raise DataError(
-            raw.where,
-            f"column {shape.columns['answer']!r} holds {answer!r}",
-            remedy=f"A whole number from 0 to {len(lettered) - 1} says which choice is right.",
-        )
-    return one(replace(prompt, reference=lettered[answer]))
 
 
 def read_topics(raw: Raw, shape: Shape) -> Reading:

@@ -29,6 +29,8 @@ JOURNAL = f"{parts.FOLDER}/journal.jsonl"
 JUDGED = f"{parts.FOLDER}/judge.jsonl"
 
 Item = TypeVar("Item")
+Row = tuple[Sequence[int], Sequence[bool]]
+"""Ids, and which of them are to be told."""
 
 
 class Asked(NamedTuple):
@@ -36,6 +38,13 @@ class Asked(NamedTuple):
 
     key: str
     turns: Messages
+
+
+class Continued(NamedTuple):
+    """Ids that the model goes on from, outside of any chat. ``key`` decides the noise, together with the seed."""
+
+    key: str
+    ids: list[int]
 
 
 class Likelihood(NamedTuple):
@@ -67,12 +76,13 @@ class Subject:
 
     @cached_property
     def respondent(self) -> Respondent:
-        """Who answers in chat format."""
+        """Who answers in chat format. Raises :class:`UserError` for a model that has none."""
         from alignment.sampling.model_respondent import ModelRespondent
         from alignment.scoring.opening import open_respondent
 
         if self.served:
             return open_respondent(self.artifact, self.engine, self._endpoint, self.out / JOURNAL)
+        self.need_chat()
         name = self.artifact.step or self.artifact.path.name
         return ModelRespondent(name, self.policy.model, self.policy.tokenizer)
 
@@ -89,6 +99,17 @@ class Subject:
                 f"model={self.artifact.step}: is behind a server",
                 cause="This suite reads probabilities, or text outside of a chat, which a server does not give.",
                 remedy="Name a model that lies here, or leave the suite out.",
+            )
+
+    def need_chat(self) -> None:
+        """Raise :class:`UserError` for a model that has no chat format."""
+        folder = self.artifact.path
+        if not self.served and not has_chat_template(folder):
+            raise UserError(
+                f"model={self.artifact.step or folder}: has no chat template",
+                cause="Base models have no chat format, and the suite asks in one.",
+                remedy="Put the model's chat_template.jinja into that folder; a suite of kind choices can also ask in "
+                "text (suite.prompting=raw, or few_shot).",
             )
 
     def prompts(self, dataset: Artifact, split: Split, count: int | None) -> list[Prompt]:
@@ -141,20 +162,54 @@ class Subject:
             rows = parts.in_parts(self.out, title, asked, PART, draw, told)
             return [[Reply(*reply) for reply in row["replies"]] for row in rows]
 
-    def likelihoods(self, title: str, rows: Sequence[tuple[Sequence[int], Sequence[bool]]]) -> list[Likelihood]:
+    def continuations(self, title: str, given: Sequence[Continued], decoding: Decoding) -> list[list[Reply]]:
+        """``decoding.samples`` continuations of each row of ids, outside of any chat, in parts that are kept."""
+        from alignment.chat.render import answer_text
+        from alignment.sampling.sampler import Sampler
+
+        def draw(some: Sequence[Continued]) -> parts.Rows:
+            policy = self.policy
+            sampler = Sampler(policy.model, stop_ids=policy.stop_ids, pad_id=policy.tokenizer.pad_id)
+            drawn = sampler.draw(
+                [one.ids for one in some],
+                [one.key for one in some],
+                samples=decoding.samples,
+                temperature=decoding.temperature,
+                top_p=decoding.top_p,
+                max_new_tokens=decoding.max_new_tokens,
+                seed=decoding.seed,
+            )
+            rows: parts.Rows = [{"replies": []} for _ in some]
+            for one in drawn:
+                said = [answer_text(one.ids, policy.tokenizer), len(one.ids), one.finished]
+                rows[one.prompt]["replies"].append(said)
+            return rows
+
+        return [[Reply(*reply) for reply in row["replies"]] for row in self.in_parts(title, given, draw)]
+
+    def likelihoods(self, title: str, rows: Sequence[Row]) -> list[Likelihood]:
         """Σ −log p of every row's tokens under its mask, (ids, mask) as ``chat.render.render`` gives them."""
+
+        def read(some: Sequence[Row]) -> parts.Rows:
+            return [one._asdict() for one in self.read(some)]
+
+        return [Likelihood(row["nll"], row["tokens"]) for row in self.in_parts(title, rows, read)]
+
+    def read(self, rows: Sequence[Row], names: Sequence[str] | None = None) -> list[Likelihood]:
+        """The same without keeping anything. Raises :class:`UserError` for a row that the model cannot see whole."""
         from alignment.training.held_out import held_out
         from alignment.training.rows import TokenRows
 
-        def read(some: Sequence[tuple[Sequence[int], Sequence[bool]]]) -> parts.Rows:
-            policy = self.policy
-            loss = held_out(policy.model, TokenRows.gather(some), pad_id=policy.tokenizer.pad_id, engine=self.engine)
-            return [
-                {"nll": nll, "tokens": tokens}
-                for nll, tokens in zip(loss.nll.tolist(), loss.tokens.tolist(), strict=True)
-            ]
-
-        return [Likelihood(row["nll"], row["tokens"]) for row in self.in_parts(title, rows, read)]
+        policy = self.policy
+        for place, (ids, _) in enumerate(rows):
+            if len(ids) > policy.tokens_limit:
+                raise UserError(
+                    f"{names[place] if names else f'row {place + 1}'}: {len(ids):,} tokens, and the model sees "
+                    f"{policy.tokens_limit:,}",
+                    remedy="Say fewer worked questions (suite.shots), or leave out what is so long in the recipe.",
+                )
+        loss = held_out(policy.model, TokenRows.gather(rows), pad_id=policy.tokenizer.pad_id, engine=self.engine)
+        return [Likelihood(nll, tokens) for nll, tokens in zip(loss.nll.tolist(), loss.tokens.tolist(), strict=True)]
 
     def in_parts(
         self, title: str, items: Sequence[Item], work: Callable[[Sequence[Item]], parts.Rows], size: int = PART
@@ -169,3 +224,13 @@ class Subject:
                 progress.begin_at(done) if before else progress.advance(some)
 
             yield from parts.in_parts(self.out, title, items, size, work, told)
+
+
+def has_chat_template(folder: Path) -> bool:
+    """Whether a model's folder says how a chat is written, in a file of its own or beside the tokenizer's settings."""
+    import json
+
+    if (folder / "chat_template.jinja").is_file() or (folder / "chat_template.json").is_file():
+        return True
+    settings = folder / "tokenizer_config.json"
+    return settings.is_file() and bool(json.loads(settings.read_text(encoding="utf-8")).get("chat_template"))

@@ -12,6 +12,7 @@ from alignment.reporting.page.gather import Lineage, Node
 from alignment.reporting.page.models import RESULTS, number
 from alignment.reporting.page.tables import table
 from alignment.reporting.plots import plain
+from alignment.reporting.suites import first_of
 
 EXAMPLES = "examples.parquet"
 BINS = 20
@@ -69,10 +70,11 @@ def _models(suite: Suite) -> Mapping[str, Mapping[str, Any]]:
 
 
 def _by_group(where: str, suite: Suite, hues: Hues) -> Iterator[Panel]:
-    first = suite["declared"][0]["name"]
+    measures = [one["name"] for one in suite["declared"]]
     for name, labels in suite["groups"].items():
         if not 1 < len(labels) <= MOST_LABELS:
             continue
+        first = first_of(measures, labels)
         counted = all(_is_number(label) for label in labels)
         x = [float(label) for label in labels] if counted else list(labels)
         traces = [

@@ -1,0 +1,119 @@
+"""Ghost Attention measured: how long an instruction of the first turn is obeyed, with and without it, over seeds.
+
+From one chat model, for every seed: answers to long dialogues, drawn under an instruction in every turn, of which those
+that obey are kept with it in the first turn alone (``stage=ghost``). ``with`` goes on with these rows, ``without`` with
+the same dialogues as they were; both with the same demonstrations, many of them by people who obey an instruction for
+two turns and then forget it. Recall by turn measures.
+"""
+
+from __future__ import annotations
+
+from alignment.plans.step import Step, laid
+from alignment.settings import Settings as StrictSettings
+from alignment.settings import identity, reference
+
+NEXT = (
+    "python -m alignment.run stage=show target=latest:recall           recall by turn, and the difference by turn",
+    "attention.html beside each model's examples: open it in a browser what its answers attend to",
+)
+
+
+class Settings(StrictSettings):
+    """The plan's numbers."""
+
+    chat: str = reference("the chat model to begin with")
+    tokenizer: str = reference("its tokenizer")
+    rows: int = identity("long dialogues to learn from", ge=1)
+    turns: int = identity("user turns of the longest of them", ge=2)
+    samples: int = identity("answers drawn to each, of which the first that obeys is kept", ge=1)
+    demonstrations: int = identity("demonstrations that both arms learn from", ge=1)
+    instructed: float = identity("weight of dialogues under instructions among them; of all others it is 0.8", ge=0)
+    steps: int = identity("optimiser steps of each arm", ge=1)
+    batch: int = identity("rows of each of them", ge=1)
+    learning_rate: float = identity("of all of them", gt=0, le=1)
+    seeds: list[int] = identity("of each arm", min_length=1)
+    suites: list[str] = identity("what the arms are measured on", min_length=1)
+    budget: dict[str, float] = identity("seconds that each step may take on two CPU cores")
+
+
+def steps(settings: Settings) -> list[Step]:
+    """What both arms have in common, both with every seed, and the measurement of all."""
+    arms = [(name, seed) for name in ("without", "with") for seed in settings.seeds]
+    dialogues = {"rows": settings.rows, "turns": settings.turns}
+    return [
+        laid(
+            "demonstrations",
+            "data",
+            settings.budget,
+            recipe="miniature_careful",
+            recipe__sources__0__miniature={
+                "world": {"mixture": {"instruction": settings.instructed}},
+                "train": {"rows": settings.demonstrations},
+            },
+        ),
+        laid(
+            "long_dialogues",
+            "data",
+            settings.budget,
+            recipe="miniature_dialogues",
+            recipe__sources__0__miniature={"train": dialogues, "valid": {"turns": settings.turns}},
+        ),
+        _mixture(settings, "plain_mixture", "step:long_dialogues"),
+        *(step for seed in settings.seeds for step in _seed(settings, seed)),
+        laid(
+            "recall",
+            "evaluate",
+            settings.budget,
+            preset="suites",
+            models=[f"step:{name}_{seed}" for name, seed in arms],
+            names=[name for name, _ in arms],
+            suites=settings.suites,
+        ),
+    ]
+
+
+def _seed(numbers: Settings, seed: int) -> list[Step]:
+    """Both arms of one seed."""
+    return [
+        laid(
+            f"ghost_{seed}",
+            "ghost",
+            numbers.budget,
+            policy=numbers.chat,
+            dialogues="step:long_dialogues",
+            max_turns=numbers.turns,
+            end="random",
+            decoding__samples=numbers.samples,
+            seed=seed,
+        ),
+        _mixture(numbers, f"ghost_mixture_{seed}", f"step:ghost_{seed}"),
+        _sft(numbers, f"with_{seed}", f"step:ghost_mixture_{seed}", seed),
+        _sft(numbers, f"without_{seed}", "step:plain_mixture", seed),
+    ]
+
+
+def _mixture(numbers: Settings, name: str, dialogues: str) -> Step:
+    """The demonstrations, and some dialogues."""
+    return laid(
+        name,
+        "data",
+        numbers.budget,
+        recipe="miniature_rehearsed",
+        recipe__sources__0__dataset="step:demonstrations",
+        recipe__sources__1__dataset=dialogues,
+        tokenizer=numbers.tokenizer,
+    )
+
+
+def _sft(numbers: Settings, name: str, data: str, seed: int) -> Step:
+    return laid(
+        name,
+        "sft",
+        numbers.budget,
+        model__weights=numbers.chat,
+        data=data,
+        seed=seed,
+        optimisation__steps=numbers.steps,
+        optimisation__batch=numbers.batch,
+        optimisation__learning_rate=numbers.learning_rate,
+    )
