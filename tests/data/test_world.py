@@ -55,7 +55,7 @@ def test_all_shipped_recipes_are_of_one_world() -> None:
     worlds = {name: recipes.load(path).sources[0].miniature for name, path in paths.items()}
     # How careful people were may differ, what careful ones were asked, and how much of it was unsafe.
     own = {"miniature_careful": {"noise", "mixture"}, "miniature_helpfulness": {"mixture"}}
-    own |= {"miniature_adversarial": {"noise", "mixture"}}
+    own |= {f"miniature_{name}": {"noise", "mixture"} for name in ("adversarial", "help_only", "help_and_safety")}
     told = {name: source.world.model_dump() for name, source in worlds.items() if source}
     one = told["miniature_prompts"]
     for name, world in told.items():
