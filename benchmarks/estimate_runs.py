@@ -160,7 +160,7 @@ def supervise(case: Case, model: Any, engine: Engine, folder: Path) -> None:
     ids = rng.integers(3, vocabulary, (STEPS * batch, 3, third)).tolist()
     rows = [PairRow(prompt, chosen, rejected, 0.0) for prompt, chosen, rejected in ids]
     if case.stage == "dpo":
-        direct.train(model, PairRows.gather(rows), np.zeros((len(rows), 2)), beta=0.1, **common)
+        direct.train(model, PairRows.gather(rows), reference_PA=np.zeros((len(rows), 2)), beta=0.1, **common)
         return
     reward = Reward(heads.with_head(model, 0), None, "gemma2")  # type: ignore[arg-type]
     if case.rank:

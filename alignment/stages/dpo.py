@@ -154,36 +154,23 @@ def _train(
     out: Path,
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """Notes and metrics of the training."""
-    from alignment.training import direct, policies
+    from alignment.training import direct
     from alignment.training.pair_rows import PairRows
-    from alignment.training.rows import planned_tokens
-    from alignment.training.tracking import Tracker
+    from alignment.training.session import train_on_pairs
 
-    tracker = Tracker(settings.tracker, out, settings.model_dump(mode="json"), stage="dpo", inputs=inputs)
-    policies.save_tokenizer(policy.tokenizer, policy.schema, out)
-    rows = PairRows.gather(row for _, row in pairs)
-    trained = direct.train(
-        policy.model,
-        rows,
-        reference_PA,
-        beta=settings.beta,
+    return train_on_pairs(
+        policy,
+        PairRows.gather(row for _, row in pairs),
+        partial(direct.train, reference_PA=reference_PA, beta=settings.beta),
         title="dpo",
         out=out,
-        tokenizer_folder=out,
-        pad_id=policy.tokenizer.pad_id,
         numbers=settings.optimisation,
         engine=engine,
-        tracker=tracker,
+        tracker_settings=settings.tracker,
+        config=settings.model_dump(mode="json"),
+        inputs=inputs,
         seed=settings.seed,
     )
-    metrics = {"loss": trained.loss, "steps": float(trained.steps), "pairs": float(len(pairs))}
-    tracker.finish(metrics)
-    rate = trained.amount / max(trained.seconds, 1e-9)
-    console.say(f"  {trained.steps:,} steps, {rate:,.0f} pairs/s", style="dim")
-    numbers = settings.optimisation
-    tokens = planned_tokens(rows.lengths, numbers.batch, trained.steps, settings.seed, numbers.length_window)
-    told = {"pairs_per_second": round(rate), "resumed_from_step": trained.resumed_from, "tokens_processed": tokens}
-    return told, metrics
 
 
 def _measured(

@@ -197,35 +197,23 @@ def _train(
     reward: Reward, pairs: KeptPairs, settings: Settings, inputs: dict[str, Artifact], engine: Engine, out: Path
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """Notes and metrics of the training."""
-    from alignment.training import policies, preferences
+    from alignment.training import preferences
     from alignment.training.pair_rows import PairRows
-    from alignment.training.rows import planned_tokens
-    from alignment.training.tracking import Tracker
+    from alignment.training.session import train_on_pairs
 
-    tracker = Tracker(settings.tracker, out, settings.model_dump(mode="json"), stage="reward", inputs=inputs)
-    policies.save_tokenizer(reward.tokenizer, reward.schema, out)
-    rows = PairRows.gather(row for _, row in pairs)
-    trained = preferences.train(
-        reward.model,
-        rows,
-        safety_weight=settings.safety_weight,
+    return train_on_pairs(
+        reward,
+        PairRows.gather(row for _, row in pairs),
+        partial(preferences.train, safety_weight=settings.safety_weight),
         title="reward",
         out=out,
-        tokenizer_folder=out,
-        pad_id=reward.tokenizer.pad_id,
         numbers=settings.optimisation,
         engine=engine,
-        tracker=tracker,
+        tracker_settings=settings.tracker,
+        config=settings.model_dump(mode="json"),
+        inputs=inputs,
         seed=settings.seed,
     )
-    metrics = {"loss": trained.loss, "steps": float(trained.steps), "pairs": float(len(rows))}
-    tracker.finish(metrics)
-    rate = trained.amount / max(trained.seconds, 1e-9)
-    console.say(f"  {trained.steps:,} steps, {rate:,.0f} pairs/s", style="dim")
-    numbers = settings.optimisation
-    tokens = planned_tokens(rows.lengths, numbers.batch, trained.steps, settings.seed, numbers.length_window)
-    told = {"pairs_per_second": round(rate), "resumed_from_step": trained.resumed_from, "tokens_processed": tokens}
-    return told, metrics
 
 
 def _save(reward: Reward, settings: Settings, inputs: dict[str, Artifact], engine: Engine, out: Path) -> Scale:

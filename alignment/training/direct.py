@@ -41,8 +41,8 @@ TOKENS_A_BATCH = 8_192
 def train(
     model: nn.Module,
     rows: PairRows,
-    reference_PA: np.ndarray,
     *,
+    reference_PA: np.ndarray,
     beta: float,
     title: str,
     out: Path,

@@ -1,4 +1,4 @@
-"""What pretraining and fine-tuning share: measure, train, measure again, and say what came of it."""
+"""What stages that train share: measure, train, measure again, and say what came of it; or train on pairs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from alignment.training.engine import Engine
 from alignment.training.held_out import held_out
 from alignment.training.loop import Trained
 from alignment.training.optimisation import Optimisation
+from alignment.training.pair_rows import PairRows
 from alignment.training.policies import Policy
+from alignment.training.rewards import Reward
 from alignment.training.rows import TokenRows, planned_tokens
 from alignment.training.supervised import train
 from alignment.training.tracking import Tracker, TrackerSettings, read_metrics
@@ -76,6 +78,44 @@ def train_and_measure(
     return Outcome(
         "policy", metrics, HELD_OUT if held_out_rows is not None else "loss", tokens=policy.tokens, notes=notes
     )
+
+
+def train_on_pairs(
+    learner: Policy | Reward,
+    rows: PairRows,
+    train: Callable[..., Trained],
+    *,
+    title: str,
+    out: Path,
+    numbers: Optimisation,
+    engine: Engine,
+    tracker_settings: TrackerSettings,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, Artifact],
+    seed: int,
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Train the learner's model in place on comparisons; notes and metrics of it."""
+    tracker = Tracker(tracker_settings, out, config, stage=title, inputs=inputs)
+    policies.save_tokenizer(learner.tokenizer, learner.schema, out)
+    trained = train(
+        learner.model,
+        rows,
+        title=title,
+        out=out,
+        tokenizer_folder=out,
+        pad_id=learner.tokenizer.pad_id,
+        numbers=numbers,
+        engine=engine,
+        tracker=tracker,
+        seed=seed,
+    )
+    metrics = {"loss": trained.loss, "steps": float(trained.steps), "pairs": float(len(rows))}
+    tracker.finish(metrics)
+    rate = trained.amount / max(trained.seconds, 1e-9)
+    console.say(f"  {trained.steps:,} steps, {rate:,.0f} pairs/s", style="dim")
+    tokens = planned_tokens(rows.lengths, numbers.batch, trained.steps, seed, numbers.length_window)
+    told = {"pairs_per_second": round(rate), "resumed_from_step": trained.resumed_from, "tokens_processed": tokens}
+    return told, metrics
 
 
 def _loss_before(policy: Policy, rows: TokenRows | None, pad_id: int, engine: Engine, tracker: Tracker) -> float:

@@ -98,7 +98,7 @@ def run(
     return direct.train(
         model,
         PairRows.gather(pairs()),
-        logprobs(fresh(), how) if reference_PA is None else reference_PA,
+        reference_PA=logprobs(fresh(), how) if reference_PA is None else reference_PA,
         beta=BETA,
         title="test",
         out=out,
