@@ -18,6 +18,14 @@ os.environ.pop("COLUMNS", None)
 ROOT = Path(__file__).parents[1]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of a finished `pipeline=smoke` come first.
+
+    Of two workers that steal from the end of each other's queue the first then does them all, and makes it once.
+    """
+    items.sort(key=lambda item: "smoke" not in getattr(item, "fixturenames", ()))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real data, or a skip with a word where it is not there."""

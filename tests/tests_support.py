@@ -15,7 +15,8 @@ def command(store: Path, *arguments: str) -> list[str]:
     return [sys.executable, "-m", "alignment.run", f"store={store}", *arguments]
 
 
-def call(store: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def call(store: Path, *arguments: str, seconds: float = 600) -> subprocess.CompletedProcess[str]:
     """Run a command line to its end."""
     environment = {**os.environ, "CI": "true", "COLUMNS": "160"}
-    return subprocess.run(command(store, *arguments), capture_output=True, text=True, env=environment, timeout=600)
+    line = command(store, *arguments)
+    return subprocess.run(line, capture_output=True, text=True, env=environment, timeout=seconds)

@@ -114,6 +114,18 @@ def test_a_plan_in_one_job_closes_like_one_on_this_machine(cluster: Cluster, smo
     assert len(table) > 30
 
 
+def test_the_miniature_in_one_job_closes_as_the_demo_does(cluster: Cluster, tmp_path: Path) -> None:
+    """Job and demo side by side, a core each, for a quarter of an hour."""
+    log = tmp_path / "job.out"
+    job = submit(cluster, log, "pipeline.sbatch", "pipeline=mini", f"store={tmp_path}/runs", *QUIET)
+    local = call(tmp_path / "local", "stage=pipeline", "pipeline=mini", *QUIET, seconds=2700)
+    assert local.returncode == 0, local.stdout + local.stderr
+    assert cluster.wait(job, "COMPLETED", "FAILED", seconds=1200) == "COMPLETED", log.read_text()
+    table = closing_table(log.read_text())
+    assert table == closing_table(local.stdout)
+    assert {"sft", "ppo", "warp_1", "versions"} <= {row[0] for row in table}
+
+
 def test_what_has_failed_takes_along_what_waits_and_is_submitted_anew(cluster: Cluster, tmp_path: Path) -> None:
     plan = ("stage=pipeline", "pipeline=smoke", "only=[tokenizer]", *QUIET, "launcher=slurm", "launcher.gpus=0")
     told = (*plan, "launcher.cpus=1", "launcher.of={text: {extra: --hold}}")

@@ -152,7 +152,8 @@ def test_a_stopped_slerp_goes_on_to_the_same_bytes(
         assert contents(out) == contents(tmp_path / "undisturbed")
         assert json.dumps(merged.record()) == wanted
         befores.add(merged.before)
-    assert len(befores) > 2
+    # How much was sealed when it stopped is, with several threads, a matter of timing.
+    assert len(befores) > (2 if threads == 1 else 1)
 
 
 def test_what_was_measured_without_the_start_is_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
