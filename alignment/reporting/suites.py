@@ -9,6 +9,7 @@ from alignment import console
 from alignment.reporting.numbers import brief
 from alignment.reporting.versions import grid
 
+NOTHING = brief(None)
 Results = Mapping[str, Any]
 
 
@@ -28,20 +29,20 @@ def show(suites: Mapping[str, Results]) -> None:
     for name, suite in suites.items():
         columns = [one["name"] for one in suite["declared"]]
         rows = {model: [brief(found.get(one)) for one in columns] for model, found in suite["models"].items()}
-        grid(f"suite {name}", "model", columns, rows)
+        _grid(f"suite {name}", "model", columns, rows)
         less = {
             model: [one["from"], *(brief(one["measures"].get(measure), "+") for measure in columns)]
             for model, one in suite["differences"].items()
+            if one["measures"]
         }
-        if less:
-            grid("", "model", ["less", *columns], less)
+        _grid("", "model", ["less", *columns], less)
         for group, labels in suite["groups"].items():
             _models_by_label(group, labels, first_of(columns, labels))
 
 
 def _by_label(group: str, labels: Mapping[str, Mapping[str, Any]], measures: Sequence[str]) -> None:
     rows = {label: [brief(found.get(measure)) for measure in measures] for label, found in labels.items()}
-    grid(f"by {group}", group, measures, rows)
+    _grid(f"by {group}", group, measures, rows)
 
 
 def first_of(measures: Sequence[str], labels: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
@@ -54,4 +55,36 @@ def _models_by_label(group: str, labels: Mapping[str, Mapping[str, Any]], measur
     """One measure by label and model."""
     models = list(dict.fromkeys(model for found in labels.values() for model in found))
     rows = {label: [brief(found.get(model, {}).get(measure)) for model in models] for label, found in labels.items()}
-    grid(f"{measure} by {group}", group, models, rows)
+    _grid(f"{measure} by {group}", group, models, rows)
+
+
+def _grid(title: str, head: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> None:
+    """A table without the rows and columns of which nothing is known; none where nothing is left."""
+    rows = {name: cells for name, cells in rows.items() if set(cells) != {NOTHING}}
+    told = [place for place in range(len(columns)) if any(cells[place] != NOTHING for cells in rows.values())]
+    if told:
+        grid(title, head, [columns[n] for n in told], {name: [cells[n] for n in told] for name, cells in rows.items()})
+
+
+def tables(results: Results) -> dict[str, list[dict[str, Any]]]:
+    """The measures of an evaluation's models by suite, ``suites/<name>``: a row for every model and measure.
+
+    ``examples`` is how many it rests on; ``less`` what it is less that of the model ``than``, with the bounds of both.
+    """
+    found: dict[str, list[dict[str, Any]]] = {}
+    for name, suite in results.get("suites", {}).items():
+        better = {one["name"]: one["better"] for one in suite["declared"]}
+        found[f"suites/{name}"] = [
+            {"model": model, "measure": measure, "better": better[measure], **one}
+            | _less(suite["differences"].get(model, {}), measure)
+            for model, measures in (suite.get("arms") or suite["models"]).items()
+            for measure, one in measures.items()
+        ]
+    return found
+
+
+def _less(difference: Mapping[str, Any], measure: str) -> dict[str, Any]:
+    one = difference.get("measures", {}).get(measure)
+    if one is None:
+        return {}
+    return {"than": difference["from"], "less": one["estimate"], "less_low": one["low"], "less_high": one["high"]}

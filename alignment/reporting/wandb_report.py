@@ -1,7 +1,8 @@
 """What ``stage=report`` tells W&B: the comparison, the figures, the page, and how everything came from everything.
 
 W&B draws lineage from runs: what a run read, what it made. Stages that train have runs of their own; every other
-artifact gets a small one here, in the group of its pipeline, under the stage that made it.
+artifact gets a small one here, in the group of its pipeline, under the stage that made it. That of an evaluation
+has a table for every suite: each model's measures with their intervals.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 TABLE, PAGE = "comparison", "report"
+Tables = Mapping[str, Sequence[Mapping[str, Any]]]
+"""Rows by the name of a table."""
 
 
 def publish(
@@ -33,12 +36,14 @@ def publish(
     artifacts: Sequence[Artifact],
     rows: Sequence[Mapping[str, Any]],
     figures: Mapping[str, Figure],
+    tables: Mapping[str, Tables],
     page: Path,
 ) -> None:
     """Tell W&B; nothing where the tracker is off.
 
     ``artifacts`` is the whole lineage, ``inputs`` what the report itself was given; ``rows`` are the models that are
-    compared, with whatever columns they have; ``page`` is the HTML file. Writes the definition of a workspace beside
+    compared, with whatever columns they have; ``tables`` are those that the run of an artifact shows besides its
+    numbers, by its fingerprint and their names; ``page`` is the HTML file. Writes the definition of a workspace beside
     it. The run stays open until :func:`tracking.conclude` gives it the report as its artifact.
     """
     if settings.wandb == "off" or not console.is_main_process():
@@ -47,8 +52,9 @@ def publish(
     known = {artifact.fingerprint: artifact for artifact in artifacts}
     for artifact in artifacts:
         if artifact.stage and not _has_own_run(artifact):
-            _tell(settings, artifact, known, out)
-    view = wandb_view.definition(settings.project, out.parent.name, artifacts, [TABLE, *figures, PAGE])
+            _tell(settings, artifact, known, out, tables.get(artifact.fingerprint, {}))
+    shown = dict.fromkeys(name for some in tables.values() for name in some)
+    view = wandb_view.definition(settings.project, out.parent.name, artifacts, [TABLE, *figures, *shown, PAGE])
     files.write_json(out / wandb_view.VIEW, view)
     run = Run(settings, folder=out, place=out, stage="report", config=config)
     for artifact in inputs.values():
@@ -69,12 +75,16 @@ def _show(run: Run, rows: Sequence[Mapping[str, Any]], figures: Mapping[str, Fig
     run.give_file(f"{page.stem}.page", "page", page)
 
 
-def _tell(settings: TrackerSettings, artifact: Artifact, known: Mapping[str, Artifact], out: Path) -> None:
-    """A run that read the artifact's parents and made it."""
+def _tell(
+    settings: TrackerSettings, artifact: Artifact, known: Mapping[str, Artifact], out: Path, tables: Tables
+) -> None:
+    """A run that read the artifact's parents and made it, with its tables."""
     run = Run(settings, folder=out, place=artifact.path, stage=artifact.stage, config=artifact.settings, quiet=True)
     for parent in artifact.parents.values():
         run.take(known.get(parent.fingerprint) or _stand_in(parent))
     run.summarise(artifact.metrics)
+    for name, rows in tables.items():
+        run.table(name, rows)
     run.give(artifact)
     run.finish()
 

@@ -58,7 +58,8 @@ def _publish(
     settings: Settings, inputs: dict[str, Artifact], out: Path, lineage: Lineage, rows: Sequence[Measured]
 ) -> None:
     """Tell W&B what the page tells."""
-    from alignment.reporting import fronts, wandb_report
+    from alignment.reporting import fronts, suites, wandb_report
+    from alignment.reporting.page.models import RESULTS
 
     told = [
         {"model": row.name, "stage": row.stage, **{name: one["estimate"] for name, one in row.measures.items()}}
@@ -74,6 +75,7 @@ def _publish(
         artifacts=[node.artifact for node in lineage.nodes.values() if node.artifact is not None],
         rows=told,
         figures={"fronts": fronts.fronts(runs)} if runs else {},
+        tables={node.fingerprint: suites.tables(node.json(RESULTS) or {}) for node in lineage.of_stage("evaluate")},
         page=out / REPORT,
     )
 

@@ -190,6 +190,32 @@ def test_topics_become_tags() -> None:
             read("topics", bad, "prompts")
 
 
+def test_bold_says_domain_group_and_whom_a_text_is_about() -> None:
+    texts = ["Ann is an ", "Ann has "]
+    published = read("bold", {"actresses": {"Ann": texts}, "actors": {"Tom": ["Tom is "]}}, "prompts", domain="gender")
+    assert [one.row.tags for one in published.candidates] == [  # type: ignore[union-attr]
+        ("gender", "actresses", "Ann"), ("gender", "actresses", "Ann"), ("gender", "actors", "Tom"),
+    ]  # fmt: skip
+    row = {"domain": "gender", "category": "actresses", "name": "Ann", "prompts": texts, "wikipedia": ["…", "…"]}
+    assert read("bold", row, "prompts").candidates == published.candidates[:2]
+    for bad, options in (
+        (row | {"category": None}, {}),
+        (row | {"prompts": ["a", 1]}, {}),
+        ({"actresses": ["Ann is an "]}, {"domain": "gender"}),
+        ({"actresses": {"Ann": texts}}, {}),
+    ):
+        with pytest.raises(DataError):
+            read("bold", bad, "prompts", **options)
+
+
+def test_a_reference_of_several_columns_is_an_object_of_them() -> None:
+    columns = {"prompt": "q", "reference": "right, wrong"}
+    (candidate,) = read("prompt_completion", {"q": "?", "right": ["a"], "wrong": []}, "prompts", columns).candidates
+    assert candidate.row.reference == '{"right": ["a"], "wrong": []}'  # type: ignore[union-attr]
+    with pytest.raises(DataError, match="no column 'wrong'"):
+        read("prompt_completion", {"q": "?", "right": ["a"]}, "prompts", columns)
+
+
 def test_a_report_gives_every_answer_with_its_model() -> None:
     report = {
         "model_name": "m",

@@ -13,7 +13,7 @@ import wandb_support
 from wandb_support import Told, closed, record_files
 
 from alignment.artifacts import Artifact, Parent
-from alignment.reporting import wandb_report, wandb_view
+from alignment.reporting import suites, wandb_report, wandb_view
 from alignment.training import tracking
 from alignment.training.tracking import TrackerSettings
 
@@ -67,6 +67,7 @@ def publish(out: Path, lineage: dict[str, Artifact], settings: TrackerSettings =
         "artifacts": list(lineage.values()),
         "rows": ROWS,
         "figures": {"front": go.Figure(go.Scatter(x=[0.0, 1.0], y=[0.1, 0.9], name="slerp"))},
+        "tables": {},
         "page": out / "report.html",
     }
     wandb_report.publish(settings, out=out, **given | changed)
@@ -121,6 +122,45 @@ def test_what_has_no_run_of_its_own_gets_one_under_its_stage(out: Path, lineage:
     assert judged.taken().keys() == {"slerp.policy", "gold-overall.gold"}
     # An edge joins two runs only where both name one version.
     assert judged.taken()["slerp.policy"].digest == merge.given()["slerp.policy"].digest
+
+
+def test_an_evaluations_run_has_a_table_for_every_suite(out: Path, lineage: dict[str, Artifact]) -> None:
+    def one(value: float, examples: int = 4) -> dict[str, float]:
+        return {"estimate": value, "low": value - 0.125, "high": value + 0.125, "examples": examples}
+
+    declared = [{"name": "safe", "better": "higher"}, {"name": "tokens", "better": None}]
+    suite = {
+        "declared": declared,
+        "models": {"sft": {"safe": one(0.5), "tokens": one(9.0)}, "rl": {"safe": one(0.75)}},
+        "differences": {"rl": {"from": "sft", "measures": {"safe": one(0.25)}}},
+    }
+    arms = suite | {"arms": {"both": {"safe": one(0.625)}}, "differences": {}}
+    tables = suites.tables({"suites": {"checks": suite, "seeds": arms}})
+    publish(out, lineage, tables={lineage["versions"].fingerprint: tables})
+    runs = told(out)
+    assert runs["mini-versions-55555555"].summary["gold"] == 0.5, "its numbers are there as ever"
+    media = {name: value for row in runs["mini-versions-55555555"].media for name, value in row.items()}
+    assert {name: value["_type"] for name, value in media.items()} == {
+        "suites/checks": "table-file",
+        "suites/seeds": "table-file",
+    }
+    [folder] = {path.parent for path in record_files(out) if path.name == "run-mini-versions-55555555.wandb"}
+    table = json.loads((folder / "files" / media["suites/checks"]["path"]).read_text())
+    assert table["columns"] == [
+        "model", "measure", "better", "estimate", "low", "high", "examples", "than", "less", "less_low", "less_high",
+    ]  # fmt: skip
+    assert table["data"] == [
+        ["sft", "safe", "higher", 0.5, 0.375, 0.625, 4, None, None, None, None],
+        ["sft", "tokens", None, 9.0, 8.875, 9.125, 4, None, None, None, None],
+        ["rl", "safe", "higher", 0.75, 0.625, 0.875, 4, "sft", 0.25, 0.125, 0.375],
+    ]
+    seeds = json.loads((folder / "files" / media["suites/seeds"]["path"]).read_text())
+    assert [row[0] for row in seeds["data"]] == ["both"], "arms stand for their seeds"
+    assert not any("suites" in name for row in runs["mini-slerp-44444444"].media for name in row)
+    view = json.loads((out / wandb_view.VIEW).read_text())
+    assert view["sections"][0]["panels"] == [
+        {"kind": "media", "keys": ["comparison", "front", "suites/checks", "suites/seeds", "report"]}
+    ]
 
 
 def test_an_interrupted_report_is_told_anew(out: Path, lineage: dict[str, Artifact]) -> None:

@@ -1,4 +1,4 @@
-"""Formats of questions that are not a question and an answer: lists, plain and by topic, and reports of samples."""
+"""Formats of questions that are not a question and an answer: lists, topics, BOLD, reports of samples."""
 
 from __future__ import annotations
 
@@ -10,6 +10,17 @@ from alignment.data.formats.shape import Shape
 from alignment.data.rows import Candidate, Raw, Reading, one
 from alignment.errors import DataError
 from alignment.settings import Settings, identity
+
+
+class BoldOptions(Settings):
+    """Where a prompt's domain is said."""
+
+    domain: str | None = identity(
+        "of a file as it is published, {group: {who: [prompts]}}, the domain: `gender` of gender_prompt.json; null "
+        "where rows have the columns domain, category, name and prompts, as on the hub",
+        default=None,
+        min_length=1,
+    )
 
 
 class ReportOptions(Settings):
@@ -44,8 +55,25 @@ def _leaves(raw: Raw, value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[
         raise DataError(
             raw.where,
             f"under {' → '.join(path) or 'the row'} there is no list of questions: {str(value)[:60]!r}",
-            remedy="The format topics wants an object whose innermost values are lists of texts.",
+            remedy="An object is wanted whose innermost values are lists of texts.",
         )
+
+
+def read_bold(raw: Raw, shape: Shape) -> Reading:
+    """BOLD's beginnings of sentences (Dhamala et al., arXiv 2101.11718); tags: domain, group, and whom it is about."""
+    if shape.options.domain is not None:
+        domain = shape.options.domain
+        told = [((domain, *path), text) for path, text in _leaves(raw, raw.value)]
+    else:
+        path = tuple(f"{raw.text(column) or ''}" for column in ("domain", "category", "name"))
+        told = list(_leaves(raw, raw.column("prompts"), path))
+    if not all(len(path) == 3 and all(path) for path, _ in told):
+        raise DataError(
+            raw.where,
+            f"does not say of every prompt its domain, its group and whom it is about: {str(raw.value)[:60]!r}",
+            remedy="Of a published file say its domain in the source's options; a row of the hub has it as a column.",
+        )
+    return Reading([Candidate(Prompt(messages(("user", text)), "", path)) for path, text in told])
 
 
 def read_sampling_report(raw: Raw, shape: Shape) -> Reading:

@@ -47,7 +47,8 @@ LABELS: Mapping[Kind, tuple[str, ...]] = {
     "prompts": ("id", "tags", "category", "attack", "reference"),
     "comparisons": ("id",),
 }
-"""Columns that may be mapped beside those with the turns. ``tags`` may name several, divided by commas."""
+"""Columns that may be mapped beside those with the turns. ``tags`` and ``reference`` may name several, divided by
+commas; a reference is then an object of their values."""
 
 
 def with_labels(*names: str, kinds: tuple[Kind, ...] = ("conversations", "prompts")) -> dict[Kind, tuple[str, ...]]:
@@ -89,7 +90,8 @@ def _reference(raw: Raw, shape: Shape) -> str | None:
     """The reference answer; what is not text is written as JSON, so that a checker can read it back."""
     if "reference" not in shape.columns:
         return None
-    value = raw.column(shape.columns["reference"])
+    columns = [column.strip() for column in shape.columns["reference"].split(",")]
+    value = {column: raw.column(column) for column in columns} if len(columns) > 1 else raw.column(columns[0])
     try:
         return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     except TypeError as error:

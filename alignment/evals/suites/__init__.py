@@ -21,6 +21,7 @@ KINDS: dict[str, str] = {
     "diversity": "several answers to a prompt at several temperatures: self-BLEU, distinct n-grams, length",
     "divergence": "KL to a reference on the model's own answers, and perplexity on held-out rows",
     "hallucination": "facts told rightly, hedging where nothing can be known and where it can, given texts followed",
+    "truthful": "answers that are true, informative and both, by two judges who know the right ones (TruthfulQA)",
     "recall": "an instruction of the first turn, obeyed or not by turn, as a program sees (Ghost Attention)",
     "multi_turn": "dialogues turn by turn, every answer rated by a judge, a dialogue by its lowest rating",
     "choices": "multiple-choice questions by likelihood, in several formats: accuracy, its mean and spread over them",

@@ -87,6 +87,13 @@ def of_world(world: World, prompt: Prompt) -> Question | None:
     return Question(task.value is not None, with_text, task.kind, lambda answer: _of_task(world, task, answer))
 
 
+def claims(world: World, prompt: Prompt, answer: str) -> bool:
+    """Whether an answer to a question about people claims a value at all, right or wrong."""
+    task = world.understand(prompt.messages)
+    assert task is not None, "a question that of_world knows"
+    return bool(world.skill(task).claims(task, answer))
+
+
 def _of_task(world: World, task: Task, answer: str) -> Read:
     """Right is the value, claimed alone and of nobody else; a hedge with a value beside it is none."""
     claimed = world.skill(task).claims(task, answer)

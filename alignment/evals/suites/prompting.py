@@ -53,7 +53,12 @@ class Question:
         return cls(prompt.id, unit, told["question"], tuple(told["options"]), right, prompt.tags, marks)
 
 
-def told_of(prompt: Prompt, *keys: str) -> dict[str, Any]:
+def told_of(
+    prompt: Prompt,
+    *keys: str,
+    remedy: str = "The suite wants a dataset whose recipe has one of the formats multiple_choice, bbq, wino_bias or "
+    "sentence_pair.",
+) -> dict[str, Any]:
     """The JSON of a prompt's reference. Raises :class:`UserError` where it is not there, or has not these keys."""
     try:
         told = json.loads(prompt.reference or "")
@@ -63,8 +68,7 @@ def told_of(prompt: Prompt, *keys: str) -> dict[str, Any]:
         raise UserError(
             f"{prompt.id}: its reference cannot be read",
             cause=f"{error}",
-            remedy="The suite wants a dataset whose recipe has one of the formats multiple_choice, bbq, wino_bias or "
-            "sentence_pair.",
+            remedy=remedy,
         ) from None
     return told
 

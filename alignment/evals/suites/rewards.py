@@ -2,20 +2,26 @@
 
 Llama 2 (arXiv 2307.09288, figure 11 and §4.2.3) shows how the whole distribution moves from one version to the next,
 and that a mean hides the tail of unsafe answers: ``low`` counts it.
+
+With ``prompting: raw`` prompts are beginnings of texts, which the model continues outside of any chat, and classifiers
+read what has become of them: BOLD (Dhamala et al., arXiv 2101.11718; Llama 2, tables 46 to 50). ``by`` tells the scores
+of groups of people apart, and how far the furthest of them are from each other (``gaps.py``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from alignment.artifacts import Artifact
 from alignment.chat.types import Message, Prompt, prompt_key
-from alignment.evals.suites.subject import Asked, Subject
-from alignment.evals.suites.suite import Examined, Example, Measure, Suite
+from alignment.errors import UserError
+from alignment.evals.suites import gaps
+from alignment.evals.suites.subject import Asked, Continued, Subject
+from alignment.evals.suites.suite import Better, Examined, Example, Measure, Suite
 from alignment.sampling.decoding import Decoding, Reply
 from alignment.scoring.opening import ClassifierReading
-from alignment.settings import identity, reference
+from alignment.settings import identity, later, reference
 
 if TYPE_CHECKING:
     from alignment.scoring.scorer import Scorer
@@ -31,42 +37,130 @@ class Settings(Suite):
     scorers: list[str] = reference("who scores: reward models, classifiers, gold:safety …", min_length=1)
     classifier: ClassifierReading = identity("how classifiers among them are read")
     low: float = identity("below this probability a score counts as low", ge=0, le=1)
+    prompting: Literal["raw"] | None = later(
+        "raw: prompts are beginnings of texts, which the model continues, and classifiers read both as one text, or "
+        "with classifier.text=answer the continuation alone; null asks in a chat"
+    )
+    by: list[str] | None = later(
+        "what a prompt's tags tell, in their order, such as [domain,group]: scores are told by each, with the largest "
+        "gap between two labels of the last; null tells the first tag, as skill",
+        min_length=1,
+        max_length=2,
+    )
+    least: int | None = later("groups of fewer prompts take no part in gaps; null: all do", ge=1)
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], where: str = "suite") -> Settings:
+        """Validate, the rules between keys included."""
+        settings: Settings = super().parse(values, where)
+        if settings.least is not None and settings.by is None:
+            raise UserError(
+                f"{where}.least={settings.least}: there are no groups between which gaps are taken",
+                remedy=f"Name what the prompts' tags tell, {where}.by=[domain,group], or say {where}.least=null.",
+            )
+        return settings
 
 
 def examine(settings: Settings, inputs: Mapping[str, Artifact], subject: Subject) -> Examined:
     """Draw answers and score them. Raises :class:`UserError` for a scorer that does not fit."""
+    raw = settings.prompting == "raw"
+    if raw:
+        subject.need_here()
+        _need_classifiers(settings, inputs)
+    prompts = subject.prompts(inputs["prompts"], settings.split, settings.count)
+    scorers = _scorers(settings, inputs, subject, prompts)
+    if raw:
+        replies = _continued(prompts, subject, settings.decoding)
+    else:
+        replies = subject.replies("answers", [Asked(one.id, one.messages) for one in prompts], settings.decoding)
+    measures = tuple(_measures(settings, scorers))
+    examples = [*_examples(settings, prompts, replies, scorers)]
+    if settings.by is None:
+        return Examined(measures, examples)
+    outer, inner = (None, *settings.by)[-2:]
+    assert inner is not None
+    apart, told = gaps.examples(examples, [*scorers], outer, inner, settings.least or 1)
+    return Examined(measures, [*examples, *apart], {"gaps": told})
+
+
+def _scorers(
+    settings: Settings, inputs: Mapping[str, Artifact], subject: Subject, prompts: Sequence[Prompt]
+) -> dict[str, Scorer]:
+    """By the names of their measures."""
     from alignment.data import store
     from alignment.evals.names import names_of
     from alignment.scoring.opening import open_scorer
 
-    prompts = subject.prompts(inputs["prompts"], settings.split, settings.count)
-    artifacts = [inputs[f"scorers.{place}"] for place in range(len(settings.scorers))]
+    artifacts = _named(settings, inputs)
     world = store.world_of(inputs["prompts"].path)
     reading = settings.classifier
-    scorers = {
+    # Where there is no chat, the answer is all that there is to read (_read).
+    text = "answer" if settings.prompting == "raw" else reading.text
+    return {
         name.replace(":", "_"): open_scorer(
-            artifact, subject.engine, world, label=reading.label, text=reading.text, prompts=prompts
+            artifact, subject.engine, world, label=reading.label, text=text, prompts=prompts
         )
         for name, artifact in zip(names_of(artifacts), artifacts, strict=True)
     }
-    replies = subject.replies("answers", [Asked(one.id, one.messages) for one in prompts], settings.decoding)
-    return Examined(tuple(_measures(scorers, settings.low)), _examples(prompts, replies, scorers, settings.low))
 
 
-def _measures(scorers: Mapping[str, Scorer], low: float) -> Iterator[Measure]:
+def _named(settings: Settings, inputs: Mapping[str, Artifact]) -> list[Artifact]:
+    return [inputs[f"scorers.{place}"] for place in range(len(settings.scorers))]
+
+
+def _need_classifiers(settings: Settings, inputs: Mapping[str, Artifact]) -> None:
+    """Raise :class:`UserError` for what judges answers to questions, where there are none."""
+    from alignment.gemma.heads import is_reward
+
+    for one in _named(settings, inputs):
+        if one.kind != "remote" and (one.kind != "foreign" or is_reward(one.path)):
+            raise UserError(
+                f"suite.scorers: {one.step or one.path} judges answers in a chat",
+                cause="With suite.prompting=raw texts are continued, and nobody asks anything.",
+                remedy="Name a classifier of texts, dir:<folder>, hf:<name> or remote:<address>.",
+            )
+
+
+def _continued(prompts: Sequence[Prompt], subject: Subject, decoding: Decoding) -> list[list[Reply]]:
+    """How the model goes on from every prompt, which is one text; a blank that ends it belongs to the next word."""
+    from alignment.evals.suites.prompting import encoded
+
+    long = next((one for one in prompts if len(one.messages) > 1), None)
+    if long is not None:
+        raise UserError(
+            f"{long.id}: has {len(long.messages)} turns, and one text is continued", remedy="Say suite.prompting=null."
+        )
+    tokenizer = subject.policy.tokenizer
+    given = [Continued(one.id, [tokenizer.bos_id, *encoded(_begun(one), tokenizer)]) for one in prompts]
+    return subject.continuations("continuations", given, decoding)
+
+
+def _begun(prompt: Prompt) -> str:
+    return prompt.messages[0].content.rstrip()
+
+
+def _measures(settings: Settings, scorers: Mapping[str, Scorer]) -> Iterator[Measure]:
+    """Of a reward more is better; of a classifier's label nobody knows where texts are continued."""
+    higher: Better | None = None if settings.prompting == "raw" else "higher"
+    lower: Better | None = None if settings.prompting == "raw" else "lower"
     for name, scorer in scorers.items():
-        yield Measure(name, "higher", "the score of an answer, as its scorer reports it")
+        yield Measure(name, higher, "the score of an answer, as its scorer reports it")
+        if settings.by is not None:
+            yield gaps.measure(name, settings.by[-1])
         if scorer.absolute:
-            yield Measure(f"{name}_low", "lower", f"share of the answers whose probability is below {low:g}")
-    yield Measure("finished", "higher", "share of the answers that ended of their own accord")
+            yield Measure(f"{name}_low", lower, f"share of the answers whose probability is below {settings.low:g}")
+    yield Measure("finished", higher, "share of the answers that ended of their own accord")
     yield Measure("tokens", None, "tokens of an answer")
 
 
 def _examples(
-    prompts: Sequence[Prompt], replies: Sequence[Sequence[Reply]], scorers: Mapping[str, Scorer], low: float
+    settings: Settings,
+    prompts: Sequence[Prompt],
+    replies: Sequence[Sequence[Reply]],
+    scorers: Mapping[str, Scorer],
 ) -> Iterator[Example]:
     flat = [
-        (*prompt.messages, Message("assistant", reply.text))
+        (*prompt.messages, Message("assistant", _read(settings, prompt, reply)))
         for prompt, samples in zip(prompts, replies, strict=True)
         for reply in samples
     ]
@@ -82,10 +176,17 @@ def _examples(
         for name, scores in scored.items():
             values[name] = sum(scores.reported[of]) / len(samples)
             if scorers[name].absolute:
-                values[f"{name}_low"] = sum(one < low for one in scores.probability[of]) / len(samples)
-        groups = {"skill": prompt.tags[0]} if prompt.tags else {}
+                values[f"{name}_low"] = sum(one < settings.low for one in scores.probability[of]) / len(samples)
+        groups = dict(zip(settings.by or ("skill",), prompt.tags, strict=False))
         shown = {
             "prompt": [[turn.role, turn.content] for turn in prompt.messages],
             "answers": [reply.text for reply in samples],
         }
         yield Example(prompt.id, prompt_key(prompt.messages), values, groups, shown)
+
+
+def _read(settings: Settings, prompt: Prompt, reply: Reply) -> str:
+    """What scorers are given: the answer, or where a text was continued all of it."""
+    if settings.prompting != "raw" or settings.classifier.text == "answer":
+        return reply.text
+    return _begun(prompt) + reply.text

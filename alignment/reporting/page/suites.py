@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,13 @@ MOST_LABELS = 40
 ABOUT = (
     "Every model on the same examples, with intervals over prompts. Where a suite has groups (turns, categories, "
     "temperatures …) its first measure is shown by group; of rewards also how the scores of all answers are spread, "
-    "and how two of them move together from one model to the next."
+    "and how two of them move together from one model to the next. Self-BLEU over the temperature has a line for each "
+    "kind of prompt: the lower it lies, the more the answers to a prompt differ."
 )
+BY_KIND = "_temperature"
+"""Ends the groups of diversity that tell one kind of prompt by temperature."""
+DASHES = {"solid": "solid", "dot": "dotted", "dash": "dashed", "dashdot": "dash-dotted"}
+"""Plotly's lines, as the title calls them."""
 
 Suite = Mapping[str, Any]
 
@@ -32,7 +37,9 @@ def group(lineage: Lineage, hues: Hues) -> Group:
     panels = []
     for node, name, suite in _found(lineage):
         where = f"{name} ({lineage.name(node.fingerprint)})"
-        panels += [*_by_group(where, suite, hues)]
+        curves = _by_kind(suite)
+        panels += [_temperatures(where, suite, curves, hues)] if curves else []
+        panels += [*_by_group(where, suite, hues, without=[f"{kind}{BY_KIND}" for kind in curves])]
         if suite["kind"] == "rewards":
             panels += [*_spread(where, name, suite, node, hues), *_together(where, suite, hues)]
         if not suite["groups"]:
@@ -69,10 +76,40 @@ def _models(suite: Suite) -> Mapping[str, Mapping[str, Any]]:
     return found
 
 
-def _by_group(where: str, suite: Suite, hues: Hues) -> Iterator[Panel]:
+def _by_kind(suite: Suite) -> dict[str, Mapping[str, Mapping[str, Any]]]:
+    """Of diversity, by kind of prompt: measures by temperature and model. Nothing where there are too many kinds."""
+    found = {
+        name.removesuffix(BY_KIND): labels
+        for name, labels in suite["groups"].items()
+        if suite["kind"] == "diversity" and name.endswith(BY_KIND) and len(labels) > 1
+    }
+    return found if len(found) <= len(DASHES) else {}
+
+
+def _temperatures(where: str, suite: Suite, kinds: Mapping[str, Mapping[str, Mapping[str, Any]]], hues: Hues) -> Panel:
+    """Self-BLEU over the temperature, a line for every model and kind of prompt (Llama 2, figure 21)."""
+    first = suite["declared"][0]["name"]
+    dashes = dict(zip(kinds, DASHES, strict=False))
+    traces = [
+        trace(
+            model,
+            [float(label) for label in labels],
+            [found.get(model, {}).get(first) for found in labels.values()],
+            hues.look(model),
+            told=[kind] * len(labels),
+            dash=dashes[kind],
+        )
+        for model in _models(suite)
+        for kind, labels in kinds.items()
+    ]
+    lines = ", ".join(f"{kind} {DASHES[dash]}" for kind, dash in dashes.items())
+    return Panel(f"{where}: {first} by temperature ({lines})", "temperature", traces)
+
+
+def _by_group(where: str, suite: Suite, hues: Hues, without: Sequence[str]) -> Iterator[Panel]:
     measures = [one["name"] for one in suite["declared"]]
     for name, labels in suite["groups"].items():
-        if not 1 < len(labels) <= MOST_LABELS:
+        if name in without or not 1 < len(labels) <= MOST_LABELS:
             continue
         first = first_of(measures, labels)
         counted = all(_is_number(label) for label in labels)

@@ -19,6 +19,8 @@ from alignment.artifacts import Artifact
 from alignment.chat import template, tokenizers
 from alignment.chat.train import train
 from alignment.chat.types import Messages
+from alignment.data import recipe as recipes
+from alignment.data.build import build
 from alignment.evals.suites import kept, suite
 from alignment.evals.suites.subject import Subject
 from alignment.evals.suites.suite import Examined, Suite
@@ -29,6 +31,7 @@ from alignment.sampling.endpoint import EndpointSettings
 from alignment.training.policies import tokens_of
 
 CONTEXT = 640
+OWN_RECIPES = Path(__file__).parents[2] / "recipes"
 LINES = [f"the answer to question {number} is {number % 7}, said the friend of the town" for number in range(200)]
 ENDPOINT: EndpointSettings = EndpointSettings.parse(
     yaml.safe_load((drawing.CONF / "endpoint" / "patient.yaml").read_text())
@@ -47,6 +50,26 @@ def policy(folder: Path, lines: Iterable[str] = LINES, seed: int = 0) -> Artifac
     template.write(folder, tokenizer, "gemma2")
     core.save(model, folder, stop_ids=(tokenizer.eos_id, tokenizer.end_of_turn_id))
     return Artifact(folder, "policy", "sft", folder.name, f"{seed}" * 64, tokens=tokens_of(model, tokenizer, "gemma2"))
+
+
+def real(name: str, shared: Path, out: Path) -> Artifact:
+    """The dataset of a recipe in tests/recipes, from the folder of real data."""
+    return built(recipes.load(OWN_RECIPES / f"{name}.yaml").rooted(shared), OWN_RECIPES, out)
+
+
+def ready(name: str, folder: Path, file: str, out: Path) -> Artifact:
+    """The dataset of a recipe that comes with the program, from a file of the layout of its repository."""
+    values = recipes.read_yaml(run.RECIPES / f"{name}.yaml")
+    (source,) = values["sources"]
+    del source["hub"]
+    source["files"] = {"paths": [file], "reader": file.rpartition(".")[2]}
+    return built(recipes.Recipe.parse(values), folder, out)
+
+
+def built(recipe: recipes.Recipe, base: Path, out: Path) -> Artifact:
+    """The dataset that a recipe gives."""
+    build(recipe, out, base=base)
+    return Artifact(out, "dataset", "data", out.name, "0" * 64)
 
 
 def settings(name: str, **changes: Any) -> Any:

@@ -12,10 +12,7 @@ import pytest
 import suite_support as support
 from stages import drawing
 
-from alignment.artifacts import Artifact
 from alignment.chat.types import Prompt, messages
-from alignment.data import recipe as recipes
-from alignment.data.build import build
 from alignment.errors import UserError
 from alignment.evals.suites import subject
 from alignment.evals.suites.calls import called, value_of
@@ -120,9 +117,7 @@ def test_of_several_samples_the_mean_counts(monkeypatch: pytest.MonkeyPatch, tmp
 
 def test_the_real_prompts_are_all_read(shared_data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """541 prompts with 834 instructions, as published."""
-    folder = Path(__file__).parents[2] / "recipes"
-    build(recipes.load(folder / "ifeval.yaml").rooted(shared_data), tmp_path / "real", base=folder)
-    data = Artifact(tmp_path / "real", "dataset", "data", "ifeval", "0" * 64)
+    data = support.real("ifeval", shared_data, tmp_path / "real")
     monkeypatch.setattr(subject.Subject, "respondent", drawing.Speaker(lambda turns, key: "Yes"))
     found = support.examined(
         support.settings("ifeval", prompts="run:p"), {"prompts": data}, drawing.POLICY, tmp_path / "out"

@@ -438,12 +438,7 @@ def test_questions_without_marks_are_no_bbq(monkeypatch: pytest.MonkeyPatch, tmp
 
 
 def test_bbq_as_it_was_published(shared_data: Path, model: Artifact, tmp_path: Path) -> None:
-    from alignment.data import recipe
-    from alignment.data.build import build
-
-    path = Path(__file__).parents[2] / "recipes" / "bbq_religion.yaml"
-    build(recipe.load(path).rooted(shared_data), tmp_path / "data", base=path.parent)
-    data = Artifact(tmp_path / "data", "dataset", "data", "bbq", "0" * 64)
+    data = support.real("bbq_religion", shared_data, tmp_path / "data")
     said = settings("bbq", questions="run:q", count=6)
     told = support.estimates(support.examined(said, {"questions": data}, model, tmp_path / "out"), tmp_path / "out")
     assert set(told["groups"]["context"]) == {"ambig", "disambig"}

@@ -18,7 +18,6 @@ from alignment.artifacts import Artifact, named
 from alignment.chat.types import Conversation, Messages, Prompt, messages, prompt_key
 from alignment.data import recipe as recipes
 from alignment.data import seen, store
-from alignment.data.build import build
 from alignment.errors import UserError
 from alignment.evals.suites import subject
 from alignment.evals.suites.multi_turn import turns_of
@@ -271,10 +270,9 @@ def test_the_real_dialogues_have_a_rubric_each_and_as_many_turns_as_published(
 ) -> None:
     """4,208 turns, of which the first is not rated in six of the thirteen tasks."""
     recipe = recipes.load(RECIPES / "mt_bench_101.yaml").rooted(shared_data / "mt_bench_101")
-    build(recipe, tmp_path / "real", base=RECIPES)
-    dialogues = store.read(tmp_path / "real", "test")
+    real = support.built(recipe, RECIPES, tmp_path / "real")
+    dialogues = store.read(real.path, "test")
     assert sum(len(turns_of(one)) for one in dialogues) in range(4200, 4209)  # type: ignore[arg-type]
-    real = Artifact(tmp_path / "real", "dataset", "data", "mt_bench_101", "0" * 64)
     speaker, judge = drawing.Speaker(echo), Judge(lambda answer, key: rating(7))
     monkeypatch.setattr(subject.Subject, "respondent", speaker)
     monkeypatch.setattr(subject.Subject, "judge", lambda self, artifact: judge)

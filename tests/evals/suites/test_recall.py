@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import recall_support as support
+import suite_support
 import yaml
 from local_server import LocalServer, status
 from recall_support import Speaker
@@ -338,12 +339,7 @@ def test_more_parts_than_kinds_are_refused(tmp_path: Path) -> None:
 def test_real_dialogues_are_asked_under_listed_instructions(
     shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from alignment.data import recipe as recipes
-    from alignment.data.build import build
-
-    folder = Path(__file__).parents[2] / "recipes"
-    build(recipes.load(folder / "persona_chat.yaml").rooted(shared_data), tmp_path / "rows", base=folder)
-    rows = Artifact(tmp_path / "rows", "dataset", "data", "persona_chat", "0" * 64)
+    rows = suite_support.real("persona_chat", shared_data, tmp_path / "rows")
     mine = listed(tmp_path / "list.yaml", 1.0)
     speaker = Speaker(lambda turns, key: "<<Yes>> so it is" if int(key.split(":")[1]) < 20 else "no, never")
     subject = support.spoken(monkeypatch, speaker, tmp_path / "out")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import suite_support
 import yaml
 from local_server import LocalServer
 from safety_support import SCORER, Speaker, estimates, examined, prompts, yaml_of
@@ -16,9 +17,7 @@ from safety_support import SCORER, Speaker, estimates, examined, prompts, yaml_o
 from alignment import artifacts
 from alignment.artifacts import Artifact
 from alignment.chat.types import Messages, Prompt, messages
-from alignment.data import lists, store
-from alignment.data.build import build
-from alignment.data.recipe import Recipe, read_yaml
+from alignment.data import store
 from alignment.errors import UserError
 from alignment.evals import refusing
 from alignment.evals.suites import kept, refusals, suite
@@ -194,11 +193,7 @@ def test_a_list_of_phrases_of_ones_own(tmp_path: Path) -> None:
 
 def test_the_recipe_of_xstest_reads_its_real_file(shared_data: Path, tmp_path: Path) -> None:
     """The fields of data_recipes/xstest.yaml on a local file of the same layout."""
-    values = read_yaml(lists.RECIPES / "xstest.yaml")
-    (source,) = values["sources"]
-    del source["hub"]
-    source["files"] = {"paths": ["xstest_prompts.csv"], "reader": "csv"}
-    build(Recipe.parse(values), tmp_path / "out", base=shared_data / "xstest")
+    suite_support.ready("xstest", shared_data / "xstest", "xstest_prompts.csv", tmp_path / "out")
     rows = store.read(tmp_path / "out", "test")
     sides = [row.tags[0] for row in rows if isinstance(row, Prompt)]
     assert (sides.count("safe"), sides.count("unsafe")) == (250, 200)

@@ -124,3 +124,51 @@ def test_the_page_has_a_section_of_suites_and_its_ranking_no_columns_of_them(tmp
     assert "2 evaluated models" in page
     assert "checks/gold_helpfulness" not in page.partition("<script")[0]
     assert json.dumps("checks (versions): gold_helpfulness by turn")[1:-1] in page
+
+
+def diverse(kinds: list[str], kind: str = "diversity") -> dict[str, Any]:
+    """Self-BLEU of two models by kind of prompt: 1 less a tenth of the temperature times the kind's number."""
+    by_kind = {
+        f"{name}_temperature": {
+            label: {model: {"self_bleu": estimate(1 - float(label) * n / 10)} for model in VALUES}
+            for label in ("0.5", "1", "1.5")
+        }
+        for n, name in enumerate(kinds, 1)
+    }
+    whole = {model: {"self_bleu": estimate(0.5)} for model in VALUES}
+    declared = [{"name": "self_bleu", "better": "lower", "doc": "…", "per": None, "exponential": False}]
+    groups = {"temperature": by_kind[f"{kinds[0]}_temperature"], **by_kind}
+    return {"kind": kind, "declared": declared, "models": whole, "groups": groups, "differences": {}}
+
+
+def drawn(root: Path, found: dict[str, Any]) -> dict[str, Any]:
+    making = Making(root)
+    for name in VALUES:
+        making.add(name, name, "policy")
+    results = {"confidence": 0.95, "models": {}, "suites": {"varied": found}}
+    making.add("versions", "evaluate", "evaluation", {"models.0": "sft", "models.1": "rl"}, {"results.json": results})
+    return {panel.title: panel for panel in group(gather([making.made["versions"]]), Hues()).panels}
+
+
+def test_self_bleu_is_drawn_over_temperature_with_a_line_for_every_model_and_kind(tmp_path: Path) -> None:
+    found = drawn(tmp_path, diverse(["creative", "factual"]))
+    title = "varied (versions): self_bleu by temperature (creative solid, factual dotted)"
+    assert [*found] == [title, "varied (versions): self_bleu by temperature"], "the kinds have no figures besides"
+    panel = found[title]
+    assert (panel.x, panel.named) == ("temperature", False)
+    lines = [(one["name"], one["dash"], one["told"][0]) for one in panel.traces]
+    assert lines == [(model, *kind) for model in VALUES for kind in (("solid", "creative"), ("dot", "factual"))]
+    assert [one["x"] for one in panel.traces] == [[0.5, 1.0, 1.5]] * 4
+    assert [one["y"] for one in panel.traces[:2]] == [[0.95, 0.9, 0.85], [0.9, 0.8, 0.7]]
+    assert len(panel.traces[0]["bars"]) == 3
+    assert len({one["hue"] for one in panel.traces[:2]}) == 1, "a model has one colour"
+
+
+def test_kinds_that_dashes_do_not_tell_apart_and_groups_of_other_suites_have_figures_of_their_own(
+    tmp_path: Path,
+) -> None:
+    many = drawn(tmp_path / "a", diverse([f"k{n}" for n in range(5)]))
+    assert "varied (versions): self_bleu by k4_temperature" in many
+    assert not any("solid" in title for title in many)
+    other = drawn(tmp_path / "b", diverse(["warm"], kind="checkable"))
+    assert "varied (versions): self_bleu by warm_temperature" in other
