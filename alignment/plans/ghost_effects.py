@@ -1,9 +1,9 @@
 """Ghost Attention measured: how long an instruction of the first turn is obeyed, with and without it, over seeds.
 
-From one chat model, for every seed: answers to long dialogues, drawn under an instruction in every turn, of which those
-that obey are kept with it in the first turn alone (``stage=ghost``). ``with`` goes on with these rows, ``without`` with
-the same dialogues as they were; both with the same demonstrations, many of them by people who obey an instruction for
-two turns and then forget it. Recall by turn measures.
+A chat model learns to obey instructions from demonstrations by people who obey for two turns and then forget. From it,
+for every seed: all answers to long dialogues are drawn under an instruction in every turn, and dialogues whose last
+answer obeys are kept with it in the first turn alone (``stage=ghost``). ``with`` goes on with these rows, ``without``
+with the same dialogues as they were; both with the same demonstrations. Recall by turn measures.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ class Settings(StrictSettings):
     tokenizer: str = reference("its tokenizer")
     rows: int = identity("long dialogues to learn from", ge=1)
     turns: int = identity("user turns of the longest of them", ge=2)
-    samples: int = identity("answers drawn to each, of which the first that obeys is kept", ge=1)
-    demonstrations: int = identity("demonstrations that both arms learn from", ge=1)
+    samples: int = identity("answers drawn to each turn, of which the first that obeys is kept", ge=1)
+    demonstrations: int = identity("demonstrations that the chat model and both arms learn from", ge=1)
     instructed: float = identity("weight of dialogues under instructions among them; of all others it is 0.8", ge=0)
+    chat_steps: int = identity("optimiser steps of the chat model on them", ge=1)
     steps: int = identity("optimiser steps of each arm", ge=1)
     batch: int = identity("rows of each of them", ge=1)
     learning_rate: float = identity("of all of them", gt=0, le=1)
@@ -37,7 +38,7 @@ class Settings(StrictSettings):
 
 
 def steps(settings: Settings) -> list[Step]:
-    """What both arms have in common, both with every seed, and the measurement of all."""
+    """What the arms have in common, both with every seed, and the measurement of all."""
     arms = [(name, seed) for name in ("without", "with") for seed in settings.seeds]
     dialogues = {"rows": settings.rows, "turns": settings.turns}
     return [
@@ -59,6 +60,7 @@ def steps(settings: Settings) -> list[Step]:
             recipe__sources__0__miniature={"train": dialogues, "valid": {"turns": settings.turns}},
         ),
         _mixture(settings, "plain_mixture", "step:long_dialogues"),
+        _sft(settings, "chat", "step:demonstrations", 0, settings.chat, settings.chat_steps),
         *(step for seed in settings.seeds for step in _seed(settings, seed)),
         laid(
             "recall",
@@ -79,7 +81,8 @@ def _seed(numbers: Settings, seed: int) -> list[Step]:
             f"ghost_{seed}",
             "ghost",
             numbers.budget,
-            policy=numbers.chat,
+            policy="step:chat",
+            answers="all",
             dialogues="step:long_dialogues",
             max_turns=numbers.turns,
             end="random",
@@ -87,8 +90,8 @@ def _seed(numbers: Settings, seed: int) -> list[Step]:
             seed=seed,
         ),
         _mixture(numbers, f"ghost_mixture_{seed}", f"step:ghost_{seed}"),
-        _sft(numbers, f"with_{seed}", f"step:ghost_mixture_{seed}", seed),
-        _sft(numbers, f"without_{seed}", "step:plain_mixture", seed),
+        _sft(numbers, f"with_{seed}", f"step:ghost_mixture_{seed}", seed, "step:chat", numbers.steps),
+        _sft(numbers, f"without_{seed}", "step:plain_mixture", seed, "step:chat", numbers.steps),
     ]
 
 
@@ -105,15 +108,15 @@ def _mixture(numbers: Settings, name: str, dialogues: str) -> Step:
     )
 
 
-def _sft(numbers: Settings, name: str, data: str, seed: int) -> Step:
+def _sft(numbers: Settings, name: str, data: str, seed: int, weights: str, steps: int) -> Step:
     return laid(
         name,
         "sft",
         numbers.budget,
-        model__weights=numbers.chat,
+        model__weights=weights,
         data=data,
         seed=seed,
-        optimisation__steps=numbers.steps,
+        optimisation__steps=steps,
         optimisation__batch=numbers.batch,
         optimisation__learning_rate=numbers.learning_rate,
     )

@@ -28,6 +28,7 @@ class Settings(StrictSettings):
     shares: list[float] = identity("λ of each arm, the first to compare the others with", min_length=1)
     divergence: str = identity("what is minimised, as stage=distill has it")
     steps: int = identity("optimiser steps of distillation", ge=1)
+    distill_rate: float = identity("learning rate of distillation", gt=0, le=1)
     seeds: list[int] = identity("of each arm", min_length=1)
     prompts: str = reference("prompts to measure by; the test split")
     count: int = identity("how many of them", ge=1)
@@ -83,5 +84,6 @@ def _taught(numbers: Settings, share: float, seed: int) -> Step:
         objective__divergence=numbers.divergence,
         drawing__share=share,
         optimisation__steps=numbers.steps,
+        optimisation__learning_rate=numbers.distill_rate,
         seed=seed,
     )
