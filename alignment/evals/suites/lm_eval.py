@@ -89,6 +89,12 @@ def _evaluated(settings: Settings, subject: Subject) -> dict[str, Any]:
             fewshot_random_seed=settings.seed,
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
+        if "marked as unsafe" in str(error):
+            raise UserError(
+                f"suite.tasks={settings.tasks}: runs what the model writes as code",
+                cause="Nothing here executes what a model has written: there is no sandbox around it.",
+                remedy="Run the task in a sandbox of your own, and import its results: docs/evaluation.md.",
+            ) from error
         raise UserError(
             f"suite.tasks={settings.tasks}: the harness cannot run them",
             cause=(str(error).splitlines() or [type(error).__name__])[0],

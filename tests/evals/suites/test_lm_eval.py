@@ -202,6 +202,13 @@ def test_what_is_not_there_is_said(
         support.examined(settings(folder, "own_choices"), {}, model, tmp_path / "out")
 
 
+def test_nothing_that_a_model_wrote_is_executed(model: Artifact, folder: Path, tmp_path: Path) -> None:
+    path = folder / "own_answers.yaml"
+    path.write_text(path.read_text() + "unsafe_code: true\n")
+    with pytest.raises(UserError, match="runs what the model writes as code"):
+        support.examined(settings(folder, "own_answers"), {}, model, tmp_path / "out")
+
+
 def test_a_request_that_the_model_cannot_see_whole_is_refused(model: Artifact, folder: Path, tmp_path: Path) -> None:
     own = yaml.safe_load((folder / "own_answers.yaml").read_text())
     own["generation_kwargs"]["max_gen_toks"] = 100_000
