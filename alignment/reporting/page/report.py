@@ -67,7 +67,8 @@ def _lead(rows: Sequence[Measured], lineage: Lineage) -> str:
         told += f", at KL {kl['estimate']:.2f}. " if kl is not None else ". "
     count = len({of for node in lineage.of_stage("evaluate") for of in node.parts("models")})
     gone = f", {len(lineage.gone)} of them no longer there" if lineage.gone else ""
-    return f"{told}{_counted(count, 'evaluated model')}; {_counted(len(lineage.nodes), 'artifact')} in all{gone}."
+    evaluated = f"{_counted(count, 'evaluated model')}; " if count else ""
+    return f"{told}{evaluated}{_counted(len(lineage.nodes), 'artifact')} in all{gone}."
 
 
 def _ranking(rows: Sequence[Measured], lineage: Lineage, spoken: Mapping[str, Spoken]) -> Section:

@@ -37,6 +37,12 @@ def views(lineage: Lineage) -> dict[str, Group]:
     return front.views(models.measured(lineage), lineage, spoken_of(lineage), Hues())
 
 
+def test_a_page_without_evaluations_does_not_count_them(making: Making) -> None:
+    page = report.page(gather([making.made["judged"]]), "title", 4)
+    assert "artifacts in all" in page
+    assert "evaluated model" not in page.partition("artifacts in all")[0]
+
+
 def test_the_front_has_every_look_of_every_run_and_every_model(lineage: Lineage) -> None:
     found = views(lineage)
     assert list(found) == ["fronts: compared lines", "KL to sft"]
