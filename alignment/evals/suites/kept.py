@@ -42,7 +42,9 @@ class Kept:
         """Those that lie in a folder, of which these are the measures."""
         import pyarrow.parquet as pq
 
-        table = pq.read_table(folder / EXAMPLES)
+        path = folder / EXAMPLES
+        # What is shown is texts, the larger part by far, and nothing is reckoned from it.
+        table = pq.read_table(path, columns=[name for name in pq.read_schema(path).names if name != "shown"])
         return cls(
             tuple(measures),
             table["id"].to_pylist(),
