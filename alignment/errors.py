@@ -30,9 +30,12 @@ class UserError(ValueError):
     """A mistake in what was asked for or given, told so that the reader can mend it.
 
     ``problem`` names the value that was refused, ``cause`` says why, ``remedy`` says what to do.
-    ``run.py`` prints it and exits with 2; with ``debug=true`` the traceback is shown as well. No secret of the
+    ``run.py`` prints it and exits with ``code``; with ``debug=true`` the traceback is shown as well. No secret of the
     environment is in any of them, wherever they came from and wherever they go: a terminal, a record, a tracker.
     """
+
+    code = 2
+    """The exit code of a run that ends with it."""
 
     def __init__(self, problem: str, *, cause: str = "", remedy: str = "") -> None:
         self.problem, self.cause, self.remedy = map(without_secrets, (problem, cause, remedy))
@@ -48,6 +51,15 @@ def _again(kind: type[UserError], said: dict[str, str]) -> UserError:
     UserError.__init__(error, said["problem"], cause=said["cause"], remedy=said["remedy"])
     error.__dict__.update(said)
     return error
+
+
+class LostError(UserError):
+    """A device or a process that the run had is gone. Nothing is to be mended: the same command goes on.
+
+    Batch scripts queue a job again on its code, a number of times (``jobs/lib.sh``).
+    """
+
+    code = 86
 
 
 class DataError(UserError):

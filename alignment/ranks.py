@@ -7,6 +7,7 @@ A launcher says so in the environment (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,6 +16,8 @@ from alignment.errors import UserError
 LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What a launcher says. PyTorch, Accelerate and DeepSpeed read it as well."""
 SLURM = {"RANK": "SLURM_PROCID", "LOCAL_RANK": "SLURM_LOCALID"}
+ONE_GPU = re.compile(r"\d+|(GPU|MIG)-[^,]+")
+"""How CUDA_VISIBLE_DEVICES names a single one. Of a task without any it is empty, or says ``NoDevFiles``."""
 START = "Start it with torchrun or srun, as docs/cluster.md shows."
 
 
@@ -38,13 +41,19 @@ def is_main() -> bool:
     return rank() == 0
 
 
+def is_follower() -> bool:
+    """Whether this is one of several and not the first, which says what all of them are refused for."""
+    said = os.environ.get("RANK", "0")
+    return said.isdecimal() and 0 < int(said) < world()
+
+
 def settle() -> None:
     """Settle who this process is, once, before anything asks. Raises :class:`UserError` for what contradicts itself."""
     tasks = _tasks()
     if tasks is not None and "RANK" not in os.environ and tasks > 1:
         said = os.environ.get("WORLD_SIZE")
         os.environ |= {ours: os.environ[theirs] for ours, theirs in SLURM.items()} | {"WORLD_SIZE": str(tasks)}
-        if len(os.environ.get("CUDA_VISIBLE_DEVICES", ",").split(",")) == 1:
+        if ONE_GPU.fullmatch(os.environ.get("CUDA_VISIBLE_DEVICES", "")):
             # Slurm has given each task a GPU of its own, which is the first that the task sees.
             os.environ["LOCAL_RANK"] = "0"
         if said is not None:

@@ -22,11 +22,12 @@ from typing import Any
 from alignment import console, files, signals
 from alignment.cluster.launcher import LauncherSettings
 from alignment.command_line import Request, at, lay, read
-from alignment.errors import UserError, nearest
+from alignment.errors import LostError, UserError, nearest
 from alignment.plans import together
 from alignment.plans.together import SOLO
 from alignment.reporting import pages
 from alignment.settings import Settings, describe, execution, list_keys, place, raw_keys, reference_keys, text
+from alignment.training import faults
 
 PACKAGE = Path(__file__).parent
 CONF = next(path for path in (PACKAGE / "_conf", PACKAGE.parent / "conf") if path.is_dir())
@@ -57,8 +58,8 @@ class Door(Settings):
 def main(arguments: Sequence[str] | None = None) -> None:
     """The console script: exits with 0, with 2 on a :class:`UserError`, with 130 when interrupted.
 
-    ``stage=gate`` says no with 1. Asked to stop by a scheduler (USR1, TERM) it ends with 85, and the same command goes
-    on.
+    ``stage=gate`` says no with 1. Asked to stop by a scheduler (USR1, TERM) it ends with 85, where a device or another
+    process is gone with 86, and the same command goes on.
     """
     signals.listen()
     code = together.enter(door, sys.argv[1:] if arguments is None else list(arguments))
@@ -85,23 +86,27 @@ def door(arguments: list[str]) -> int:
             # All are looked at before the first one runs.
             return max([_run(*checked) for checked in [_checked(single) for single in requests]])
         return 0
-    except UserError as error:
-        if debug:
-            raise
-        pages.complain(error)
-        return 2
     except Exception as error:
-        told = files.disk_error(error) if isinstance(error, OSError) else files.full_disk(error)
-        if debug or told is None:
+        told = error if isinstance(error, UserError) else _told(error)
+        # A job has to come back from what is nobody's mistake, however closely it is watched.
+        if told is None or (debug and not isinstance(told, LostError)):
             raise
         pages.complain(told)
-        return 2
+        return told.code
     except signals.Preempted as stop:
         console.say(f"\n{stop}. The same command goes on from there.", style="yellow")
         return signals.REQUEUE
     except KeyboardInterrupt:
         console.say("\nInterrupted. The same command goes on from the last whole checkpoint.", style="yellow")
         return 130
+
+
+def _told(error: Exception) -> UserError | None:
+    """An error of the machine in our words; None for one of ours."""
+    lost = faults.lost(error)
+    if lost is not None:
+        return lost
+    return files.disk_error(error) if isinstance(error, OSError) else files.full_disk(error)
 
 
 # ── composing ────────────────────────────────────────────────────────────────────────────────────

@@ -7,12 +7,15 @@
 #   ALIGNMENT_MOUNTS       folders that an image shall see beside the working one: /scratch,/data
 #   ALIGNMENT_INTERFACE    the network interface between ranks (ib0); unset: the address of the first node's name
 #   ALIGNMENT_REQUEUES     times that a job queues again at most (50), preempted, at its time limit or after a fault
-#   ALIGNMENT_FAULTS       of these, times after a rank that was killed (3)
+#   ALIGNMENT_FAULTS       of these, times after a rank that was killed, or a device that failed (3)
 #   ALIGNMENT_FINISHED     a file which says that there is nothing left to do; in an array ALIGNMENT_FINISHED_<number>
 # shellcheck shell=bash
 set -uo pipefail
 
 readonly SAVED=85 # the program has saved and wants to go on later (alignment/signals.py)
+readonly LOST=86  # a device has failed, or another process is gone (alignment/errors.py)
+readonly LAST=15  # seconds before the job's end at which ranks that go on are no longer waited for
+readonly ATTEMPTS=6 PAUSE=10 # a controller that starts anew is back within a minute
 
 number=${SLURM_ARRAY_TASK_ID:-}
 # The number of a task's job may be that of its whole array.
@@ -20,21 +23,24 @@ job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$number}
 job=${job:-${SLURM_JOB_ID:?not a Slurm job: submit it with sbatch}}
 restarts=${SLURM_RESTART_COUNT:-0}
 step= # the process id of srun while ranks run
+timer= # the process id of what wakes this shell before the job's end, once it was told of that
 warned= # whether a signal has come
+late= # whether that was the timer's
 trap 'warned=1' USR1 TERM
 
 say() { printf '[%s job %s] %s\n' "$(date -u +%H:%M:%S)" "$job" "$*"; }
 
 # ── before ───────────────────────────────────────────────────────────────────────────────────────
 
-# The job's command line, in ARGUMENTS: %a in only= becomes the number in the array; force=true holds for the first start.
+# The job's command line, in ARGUMENTS: %a in only= becomes the number in the array; force=, in whichever way it says
+# true, holds for the first start.
 arguments() {
   local argument
   ARGUMENTS=()
   for argument in "$@"; do
     case $argument in
       only=*) ARGUMENTS+=("${argument//%a/$number}") ;;
-      force=true) ((restarts)) || ARGUMENTS+=("$argument") ;;
+      force=*) ((restarts)) || ARGUMENTS+=("$argument") ;;
       *) ARGUMENTS+=("$argument") ;;
     esac
   done
@@ -107,11 +113,23 @@ on() { # a node, a command
   srun --overlap --nodes=1 --ntasks=1 --nodelist="$node" "$@"
 }
 
-# When Slurm will end the job, in seconds since 1970.
+# What a program of Slurm's says, which is asked again where the controller does not answer.
+asked() {
+  local said attempt
+  for ((attempt = 1; ; attempt++)); do
+    said=$("$@") && break
+    ((attempt < ATTEMPTS)) || return 1
+    sleep "$PAUSE"
+  done
+  [[ -z $said ]] || echo "$said"
+}
+
+# When Slurm will end the job, in seconds since 1970; far off where that is not known.
 limit() {
   local said
-  said=$(squeue --noheader --jobs="$job" --format=%e)
-  date -d "$said" +%s 2>/dev/null || echo 9999999999
+  said=$(asked squeue --noheader --jobs="$job" --format=%e)
+  # date takes nothing for today's midnight.
+  [[ -n $said ]] && date -d "$said" +%s 2>/dev/null || echo 9999999999
 }
 
 # ── the ranks ────────────────────────────────────────────────────────────────────────────────────
@@ -139,14 +157,36 @@ ranks() {
   step=$!
   # Slurm tells the batch shell of the time limit, and the ranks themselves of preemption.
   trap 'warned=1; kill -s USR1 "$step"' USR1
-  [[ -z $warned ]] || kill -s USR1 "$step"
+  trap 'warned=1; late=1' ALRM
+  [[ -z $warned ]] || { kill -s USR1 "$step"; set_timer; }
   while :; do
     warned=
     wait "$step"
     code=$?
     [[ -n $warned ]] || break
+    if [[ -z $late ]]; then
+      set_timer
+    else
+      late=
+      # At its limit Slurm would end the batch shell with the ranks, and take the job for failed.
+      finished || again "still at work shortly before its end"
+    fi
   done
+  [[ -z $timer ]] || kill "$timer" 2>/dev/null
   conclude "$code"
+}
+
+# Let this shell be woken shortly before the job's end, for ranks that have not stopped by then.
+set_timer() {
+  local left
+  [[ -z $timer ]] || return
+  # It may have been moved since the job began.
+  ends=$(limit)
+  left=$((ends - $(date +%s)))
+  ((left > 0)) || return
+  # Who was told late has half of what is left.
+  { sleep $((left > 2 * LAST ? left - LAST : left / 2)) && kill -s ALRM $$; } &>/dev/null &
+  timer=$!
 }
 
 # End the job with the code of its ranks: finished, queued again, or failed.
@@ -157,6 +197,7 @@ conclude() {
     "$SAVED") again "saved before its end" ;;
     # USR1 or TERM, before the program could listen or after it had no more to say.
     138 | 143) finished || again "stopped by signal $((code - 128))" ;;
+    "$LOST") finished || fault "a device has failed, or a rank is gone" ;;
     134 | 135 | 137 | 139) finished || fault "a rank was ended by signal $((code - 128))" ;;
   esac
   if finished; then
@@ -169,27 +210,31 @@ conclude() {
 
 fault() {
   local most=${ALIGNMENT_FAULTS:-3} before
-  before=$(squeue --noheader --jobs="$job" --format=%k | sed -n 's/^faults=\([0-9]*\)$/\1/p')
+  before=$(asked squeue --noheader --jobs="$job" --format=%k | sed -n 's/^faults=\([0-9]*\)$/\1/p')
   if ((${before:-0} >= most)); then
     say "$1; that is fault $((${before:-0} + 1)), and ALIGNMENT_FAULTS=$most"
     return
   fi
-  scontrol update JobId="$job" Comment="faults=$((${before:-0} + 1))"
+  asked scontrol update JobId="$job" Comment="faults=$((${before:-0} + 1))"
   again "$1"
 }
 
 again() {
-  local most=${ALIGNMENT_REQUEUES:-50}
+  local most=${ALIGNMENT_REQUEUES:-50} state
   if ((restarts >= most)); then
     say "$1; it was queued again $restarts times, and ALIGNMENT_REQUEUES=$most"
     return
   fi
-  if [[ $(squeue --noheader --jobs="$job" --format=%T) != RUNNING && $(date +%s) -lt $ends ]]; then
+  if ! state=$(asked squeue --noheader --jobs="$job" --format=%T); then
+    say "$1; Slurm does not answer"
+    return
+  fi
+  if [[ $state != RUNNING && $(date +%s) -lt $ends ]]; then
     # Cancelled by somebody, or already queued again by Slurm, which also requeues a cancelled job if asked.
     say "$1; Slurm has ended the job"
     return
   fi
   say "$1; queueing again"
-  scontrol requeue "$job" && exit "$SAVED"
+  asked scontrol requeue "$job" && exit "$SAVED"
   say "Slurm does not queue it again"
 }

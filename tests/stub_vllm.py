@@ -28,11 +28,13 @@ Fault = Callable[["Handler"], None]
 class StubVLLM:
     """Holds ``model`` in fp32. ``faults`` by path are used up first, one a request; ``asked`` are the bodies that came.
 
-    ``updates`` are the updates of its weights, by name. ``spoil`` may change a choice of a reply.
+    ``updates`` are the updates of its weights, by name. ``spoil`` may change a choice of a reply. ``key`` is asked for
+    where vLLM asks for one, under ``/v1`` alone.
     """
 
     def __init__(self, model: core.CausalLM) -> None:
         self.model = model
+        self.key: str | None = None
         self.faults: dict[str, deque[Fault]] = {}
         self.asked: list[dict[str, Any]] = []
         self.paths: list[str] = []
@@ -171,6 +173,8 @@ class Handler(BaseHTTPRequestHandler):
         try:
             if fault:
                 fault(self)
+            elif stub.key and path.startswith("/v1") and self.headers["authorization"] != f"Bearer {stub.key}":
+                self.say(401, {"error": "Unauthorized"})
             else:
                 self.say(200, stub.reply(path, body))
         except OSError:

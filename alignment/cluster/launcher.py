@@ -29,7 +29,7 @@ class LauncherSettings(Settings):
     extra: str | None = place("more options of sbatch, as they are typed: --constraint=a100 --exclude=n7,n8")
     warning: int = execution("seconds before its limit at which a job saves and queues again", ge=1, le=65535)
     requeues: int = execution("times that a job queues again, preempted or at its limit, at most", ge=0)
-    faults: int = execution("of these, times after a rank that was killed, at most", ge=0)
+    faults: int = execution("of these, times after a rank that was killed or a device that failed, at most", ge=0)
     environment: str | None = place("what holds python: a venv's folder, image.sif or image.sqsh; null: the one here")
     mounts: str | None = place("folders that an image shall see beside the working one: /scratch,/data")
     interface: str | None = place("the network interface between ranks, ib0; null takes the host name's address")

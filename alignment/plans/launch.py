@@ -24,8 +24,8 @@ from alignment.training.engine import EngineSettings
 
 PACKAGE = Path(__file__).parents[1]
 MINIATURE = ("stage=pipeline", "pipeline=mini")
-NOT_PASSED_ON = ("launcher", "only", "dry_run")
-"""Keys of the command line that are about the submission itself."""
+NOT_PASSED_ON = ("launcher", "only", "dry_run", "force")
+"""Keys of the command line that are about the submission itself, or said anew for each job."""
 FOR_EVERY_STEP = ("store", "engine", "tracker", "debug", "grid", "watts")
 """Keys that also hold for the parts of the miniature that a step reads."""
 
@@ -118,13 +118,16 @@ def _own(planned: Sequence[Planned]) -> set[str]:
 
 
 def _arguments(request: Request, *, mine: bool, forced: bool) -> tuple[str, ...]:
-    """The command line of a job, each value as it was typed."""
-    left_out = NOT_PASSED_ON if forced else (*NOT_PASSED_ON, "force")
+    """The command line of a job, each value as it was typed, but for ``force``."""
     if mine:
-        head, said = [f"stage={request.stage}"], [pair for pair in request.overrides if _root(pair) not in left_out]
+        head, said = (
+            [f"stage={request.stage}"],
+            [pair for pair in request.overrides if _root(pair) not in NOT_PASSED_ON],
+        )
     else:
         head, said = [*MINIATURE], [pair for pair in request.overrides if _root(pair) in FOR_EVERY_STEP]
-    return (*head, *(f"{key}={value}" for key, value in said), "launcher=local")
+    last = ("force=true", "launcher=local") if forced else ("launcher=local",)
+    return (*head, *(f"{key}={value}" for key, value in said), *last)
 
 
 def _root(pair: tuple[str, str]) -> str:

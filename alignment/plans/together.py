@@ -59,7 +59,7 @@ class Seen:
 
 
 def enter(door: Callable[[list[str]], int], arguments: list[str]) -> int:
-    """Go through the door as rank 0, or follow; the exit code, the same for all processes."""
+    """Go through the door as rank 0, or follow; the exit code, the same for all processes. One of them complains."""
     from alignment.reporting import pages
 
     try:
@@ -72,8 +72,9 @@ def enter(door: Callable[[list[str]], int], arguments: list[str]) -> int:
 
         team = open_team(pages.complain)
     except UserError as error:
-        pages.complain(error)
-        return 2
+        if not ranks.is_follower():
+            pages.complain(error)
+        return error.code
     code = 1
     try:
         code = door(arguments) if ranks.is_main() else team.follow(_take_part)

@@ -5,6 +5,8 @@ to GPU over NCCL, everything else over HTTP. The server rounds differently from 
 what else it computes at the moment: its log-probabilities are near the policy's, and an answer does not come again bit
 for bit. A run that goes on from a checkpoint goes on with other answers.
 
+Where the server has a key, it is read from the environment (``VLLM_API_KEY``) on both sides, and written nowhere.
+
 In one process with the trainer vLLM is not offered: TRL's ``VLLMGeneration`` has one seed for all prompts of a call,
 with which all answers to a prompt would be the same, and merges adapters into the weights that are being trained.
 """
@@ -25,11 +27,13 @@ from requests.adapters import HTTPAdapter
 from torch import nn
 
 from alignment import console, signals
-from alignment.errors import UserError
+from alignment.errors import UserError, without_secrets
 from alignment.gemma.roles import multiplied_out
 from alignment.sampling.noise import streams
 from alignment.sampling.sampler import Answer
 
+KEY = "VLLM_API_KEY"
+"""What vLLM takes its key from too. It asks for it under ``/v1`` alone, and not where weights are taken."""
 AT_ONCE = 64
 """Prompts under way at the same time, each with all of its answers."""
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
@@ -169,18 +173,12 @@ class VLLMDrawer:
         return self._client
 
     def _connect(self) -> tuple[Any, Any]:
-        session = requests.Session()
-        session.mount("http://", _Bounded(self.url, self.timeout_s))
+        session = self._session()
         # TRL's client looks without a bound of time whether there is anybody.
         for path in ("/health", "/v1/models"):
             session.get(self.url + path)
         try:
-            from trl.generation.vllm_client import VLLMClient
-
-            client = VLLMClient(base_url=self.url, group_port=self.group_port)
-            # TRL's session repeats every request by itself, also the one that announces weights.
-            client.session.close()
-            client.session = session
+            client = _client(self.url, self.group_port, session)
             info = client.get_server_info()
             mode, transfer = info["model_config"]["logprobs_mode"], info["weight_transfer_config"]
         except ImportError as error:
@@ -203,6 +201,17 @@ class VLLMDrawer:
                 f"trainer and server did not meet at port {self.group_port} (server.group_port): {error}"
             ) from error
         return client, info.get("instance_id")
+
+    def _session(self) -> requests.Session:
+        """What every request goes through, with the key where there is one."""
+        session = requests.Session()
+        session.mount("http://", _Bounded(self.url, self.timeout_s))
+        key = os.environ.get(KEY, "").strip()
+        if not all("!" <= character <= "~" for character in key):
+            raise UserError(f"{KEY} holds what no key can hold", remedy=f"`export {KEY}=…` anew, or `unset {KEY}`.")
+        if key:
+            session.headers["Authorization"] = f"Bearer {key}"
+        return session
 
     def _check(self, mode: str, transfer: Any) -> None:
         if mode != "processed_logprobs":
@@ -313,7 +322,25 @@ class _Bounded(HTTPAdapter):
         told = f"{request.path_url}: status {response.status_code}: {_line(response.text)}"
         if response.status_code >= 500 or response.status_code in WORTH_RETRYING:
             raise requests.ConnectionError(told)
-        raise UserError(f"server.url={self.url} refuses {told}", remedy=START)
+        remedy = f"Set {KEY} to the key that the server was given." if response.status_code == 401 else START
+        raise UserError(f"server.url={self.url} refuses {told}", remedy=remedy)
+
+
+def _client(url: str, group_port: int, session: requests.Session) -> Any:
+    """TRL's client, which speaks through ``session`` from the first request on that asks for a key.
+
+    Its own has none, and repeats every request by itself, also the one that announces weights.
+    """
+    from trl.generation.vllm_client import VLLMClient
+
+    class Client(VLLMClient):
+        def _get(self, url: str, **more: Any) -> dict:
+            if self.session is not session:
+                self.session.close()
+                self.session = session
+            return super()._get(url, **more)
+
+    return Client(base_url=url, group_port=group_port)
 
 
 def _marks(model: nn.Module) -> list[int]:
@@ -324,8 +351,8 @@ def _marks(model: nn.Module) -> list[int]:
 
 
 def _line(text: str) -> str:
-    """One line, not long."""
-    line = " ".join(text.split())
+    """One line, not long, and without the keys that servers repeat."""
+    line = " ".join(without_secrets(text).split())
     return line if len(line) <= SHOWN else f"{line[: SHOWN - 1]}…"
 
 

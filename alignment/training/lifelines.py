@@ -7,6 +7,7 @@ was killed is noticed at once. Of a machine that was lost nothing is heard, for 
 from __future__ import annotations
 
 import hmac
+import ipaddress
 import socket
 import threading
 import time
@@ -30,19 +31,14 @@ Seal = Callable[[bytes], bytes]
 class Lifelines:
     """Those of the other processes, at rank 0. ``port`` is where they connect; ``gone`` the first that has ended.
 
-    ``address`` is the one by which they know this machine: of processes that are all here, nobody else can connect.
+    ``address`` is the one by which they know this machine, and the only one at which it listens where that is a number.
     """
 
     def __init__(self, address: str, world: int, seal: Seal) -> None:
         self._seal, self._joined = seal, threading.Semaphore(0)
         self._others = world - 1
         self.gone: int | None = None
-        if address in LOOPBACK:
-            self._server = socket.create_server(("127.0.0.1", 0), backlog=world)
-        else:
-            both = socket.has_dualstack_ipv6()
-            family = socket.AF_INET6 if both else socket.AF_INET
-            self._server = socket.create_server(("", 0), family=family, dualstack_ipv6=both, backlog=world)
+        self._server = _at("127.0.0.1" if address in LOOPBACK else address, world) or _everywhere(world)
         self.port: int = self._server.getsockname()[1]
         threading.Thread(target=self._accept, name="lifelines", daemon=True).start()
 
@@ -85,6 +81,24 @@ class Lifelines:
         connection.settimeout(None)
         rank, sealed = said[:DIGITS], said[DIGITS:]
         return int(rank) if hmac.compare_digest(sealed, self._seal(rank)) else None
+
+
+def _at(address: str, world: int) -> socket.socket | None:
+    """Listening at one address of this machine; None for a name, which others may know for another address than this
+    machine itself does, and for an address that leads here and is not its own, as behind a router.
+    """
+    try:
+        family = socket.AF_INET6 if ipaddress.ip_address(address).version == 6 else socket.AF_INET
+        return socket.create_server((address, 0), family=family, backlog=world)
+    except (ValueError, OSError):
+        return None
+
+
+def _everywhere(world: int) -> socket.socket:
+    """Listening at every address of this machine."""
+    both = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
+    return socket.create_server(("", 0), family=family, dualstack_ipv6=both, backlog=world)
 
 
 def hold(address: str, port: int, rank: int, seal: Seal, patience: float) -> socket.socket:

@@ -28,8 +28,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from alignment import console, ranks
-from alignment.errors import UserError
-from alignment.training import lifelines
+from alignment.errors import LostError, UserError
+from alignment.training import faults, lifelines
 
 T = TypeVar("T")
 
@@ -79,7 +79,7 @@ class End:
 
 @dataclass(frozen=True)
 class Trouble:
-    """What stopped one process: an error that a user can mend, or a fault of ours with its traceback."""
+    """What stopped one process: an error that is told in words, or a fault of ours with its traceback."""
 
     rank: int
     host: str
@@ -98,18 +98,19 @@ class Team:
         from torch.distributed import DistError, PrefixStore, rendezvous
 
         self._complain, self._lost = complain, DistError
+        self._told, self._met, self._working, self._tied = 0, 0, False, False
+        self._speaking = threading.Lock()
         try:
             store, _, _ = next(rendezvous("env://", timeout=GATHERING))
+            self._store = PrefixStore("alignment", store)
+            self._hold_on()
         except DistError as error:
             raise UserError(
                 f"the {ranks.world()} processes have not come together within {GATHERING.seconds // 60} minutes",
                 cause=str(error).splitlines()[0],
                 remedy="MASTER_ADDR has to be an address of the first node that all nodes reach, and MASTER_PORT free.",
             ) from None
-        self._store = PrefixStore("alignment", store)
-        self._told, self._met, self._working = 0, 0, False
-        self._speaking = threading.Lock()
-        self._hold_on()
+        self._tied = True
         threading.Thread(target=self._watch_others if ranks.is_main() else self._watch_main, daemon=True).start()
 
     def _hold_on(self) -> None:
@@ -118,10 +119,15 @@ class Team:
             self._lines = lifelines.Lifelines(os.environ["MASTER_ADDR"], ranks.world(), _seal)
             self._put("lifelines", self._lines.port)
             if not self._lines.complete(GREETING):
-                raise self._loss("one of the processes came and went again")
+                trouble = self._trouble(PATIENCE / 2)
+                raise trouble.raised() if trouble else self._loss("one of the processes came and went again")
         else:
             port, address = self._awaited("lifelines"), os.environ["MASTER_ADDR"]
-            self._line = lifelines.hold(address, port, ranks.rank(), _seal, GREETING)
+            try:
+                self._line = lifelines.hold(address, port, ranks.rank(), _seal, GREETING)
+            except UserError as error:
+                self._report(error)
+                raise
 
     # ── rank 0 ───────────────────────────────────────────────────────────────────────────────────
 
@@ -144,7 +150,7 @@ class Team:
             trouble = self._trouble(PATIENCE / 2)
             if trouble is not None:
                 raise trouble.raised() from None
-            if _is_lost_connection(error) or self._lines.gone is not None:
+            if faults.is_lost_connection(error) or self._lines.gone is not None:
                 raise self._loss(str(error).splitlines()[0]) from error
             raise
         finally:
@@ -199,8 +205,8 @@ class Team:
         if gone is not None:
             raise self._loss(f"Process {gone} has ended without a word.")
 
-    def _loss(self, cause: str) -> UserError:
-        return UserError(
+    def _loss(self, cause: str) -> LostError:
+        return LostError(
             "another process of this run is gone",
             cause=cause,
             remedy="It was killed, or its machine was lost; the same command goes on from the last checkpoint.",
@@ -219,9 +225,10 @@ class Team:
                     time.sleep(PATIENCE)
                     if self._working:
                         failed = UserError("another process of this run has failed", cause=str(error))
-                        self._complain(error if isinstance(error, UserError) else failed)
-                        self._tell_end(2)
-                        self._leave(2)
+                        told = error if isinstance(error, UserError) else failed
+                        self._complain(told)
+                        self._tell_end(told.code)
+                        self._leave(told.code)
 
     # ── all of them ──────────────────────────────────────────────────────────────────────────────
 
@@ -283,14 +290,15 @@ class Team:
         try:
             return self._store.check([key])
         except self._lost:
-            self._without_main()
+            if self._tied:
+                self._without_main()
             raise
 
     def _report(self, error: Exception) -> None:
         """Tell rank 0, the first of us to have trouble alone, and let go of whoever waits for this process."""
         import torch
 
-        told = error if isinstance(error, UserError) else None
+        told = error if isinstance(error, UserError) else faults.lost(error)
         trouble = Trouble(ranks.rank(), os.uname().nodename, told, "".join(traceback.format_exception(error)))
         with suppress(self._lost):
             if not self._store.check(["end"]) and self._store.add("troubles", 1) == 1:
@@ -327,7 +335,7 @@ class Team:
             time.sleep(PATIENCE)
         if ranks.rank() == 1:
             print("process 0 of this run is gone: the same command goes on from the last checkpoint", file=sys.stderr)
-        self._leave(2)
+        self._leave(LostError.code)
 
     # ── both ─────────────────────────────────────────────────────────────────────────────────────
 
@@ -388,9 +396,3 @@ def divided(rows: Sequence[T], work: Callable[[list[T]], np.ndarray]) -> np.ndar
     for rank, share in enumerate(shares):
         found[rank::world] = share
     return found
-
-
-def _is_lost_connection(error: Exception) -> bool:
-    """As gloo and NCCL tell that the other side of a connection has closed."""
-    told = str(error)
-    return any(words in told for words in ("Connection closed by peer", "Connection reset", "remote process exited"))

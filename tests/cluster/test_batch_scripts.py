@@ -18,25 +18,38 @@ if [[ $* == *--help* ]]; then echo "$STUB_HELP"; exit; fi
 if [[ $* == *--overlap* ]]; then echo "srun $*" >>"$STUB/calls"; echo "$STUB_ADDRESS"; exit; fi
 printf '%s\\n' "ranks $*" "MASTER_ADDR ${MASTER_ADDR:-none}" "cores $SRUN_CPUS_PER_TASK" >>"$STUB/calls"
 if [[ -n ${STUB_SLEEP:-} ]]; then
-  trap 'echo "ranks got USR1" >>"$STUB/calls"; exit 85' USR1
-  touch "$STUB/began"
-  for _ in $(seq 100); do sleep 0.1; done
+  trap 'echo "ranks got USR1" >>"$STUB/calls"; [[ -n ${STUB_DEAF:-} ]] || exit 85' USR1
+  trap 'exit 143' TERM
+  echo $$ >"$STUB/began"
+  for _ in $(seq "${STUB_SLEEP}0"); do sleep 0.1; done
 fi
 exit "$STUB_CODE"
 """
-SQUEUE = """#!/bin/bash
+UNREACHABLE = """
+# The controller is away for the first calls.
+if [[ -s $STUB/away ]]; then
+  sed -i 1d "$STUB/away"
+  echo "Unable to contact slurm controller (connect failure)" >&2
+  exit 1
+fi
+"""
+SQUEUE = f"""#!/bin/bash{UNREACHABLE}
 case $* in
   *%T*) echo "$STUB_STATE" ;;
   *%e*) echo "$STUB_END" ;;
   *%k*) cat "$STUB/comment" 2>/dev/null ;;
 esac
+exit 0
 """
-SCONTROL = """#!/bin/bash
+SCONTROL = f"""#!/bin/bash{UNREACHABLE}
 echo "scontrol $*" >>"$STUB/calls"
 case $* in
   *hostnames*) echo first; echo second ;;
-  *Comment=*) last=${*: -1}; echo "${last#Comment=}" >"$STUB/comment" ;;
+  *Comment=*) last=${{*: -1}}; echo "${{last#Comment=}}" >"$STUB/comment" ;;
+  # As Slurm does, with ranks that still run.
+  *requeue*) [[ ! -f $STUB/began ]] || kill "$(cat "$STUB/began")" 2>/dev/null ;;
 esac
+exit 0
 """
 
 
@@ -61,6 +74,12 @@ class Node:
             "SLURM_SUBMIT_DIR": str(JOBS.parent),
             "SLURM_CPUS_PER_TASK": "3",
         }
+
+    def lose_controller(self, calls: int) -> None:
+        """Let so many calls of Slurm's programs from now on find nobody; who waits meanwhile waits for no time."""
+        (self.folder / "away").write_text("away\n" * calls)
+        (self.folder / "sleep").write_text("#!/bin/bash\n")
+        (self.folder / "sleep").chmod(0o755)
 
     def start(self, script: str, arguments: Sequence[str] = (), **environment: str) -> subprocess.Popen[str]:
         """Begin a batch script, copied elsewhere as Slurm does."""
@@ -114,6 +133,8 @@ def node(tmp_path: Path) -> Node:
         # Asked to stop before the program could listen.
         (138, True, 85),
         (143, True, 85),
+        # A device that failed, or a rank that noticed that another one is gone.
+        (86, True, 85),
         # A rank that was killed, or aborted.
         (137, True, 85),
         (134, True, 85),
@@ -136,7 +157,7 @@ def test_it_is_queued_again_a_bounded_number_of_times(node: Node) -> None:
 
 
 def test_faults_have_a_bound_of_their_own_that_preemption_does_not_use_up(node: Node) -> None:
-    for restarts, code, expected in ((0, 137, ["12"]), (1, 85, ["12"]), (2, 137, ["12"]), (3, 137, [])):
+    for restarts, code, expected in ((0, 137, ["12"]), (1, 85, ["12"]), (2, 86, ["12"]), (3, 137, []), (3, 86, [])):
         node.run("stage.sbatch", STUB_CODE=str(code), SLURM_RESTART_COUNT=str(restarts), ALIGNMENT_FAULTS="2")
         assert node.requeued == expected, restarts
 
@@ -168,15 +189,73 @@ def test_what_is_finished_ends_well_however_its_processes_do(code: str, node: No
     assert "finished already" in said
 
 
-def test_the_time_limit_is_told_to_the_ranks(node: Node) -> None:
-    job = node.start("stage.sbatch", STUB_SLEEP="10", STUB_CODE="0")
+@pytest.mark.parametrize("away", [1, 5])
+def test_a_controller_that_is_away_for_a_moment_is_asked_again(away: int, node: Node, tmp_path: Path) -> None:
+    # It goes as the ranks end.
+    (tmp_path / "srun").write_text(
+        SRUN.replace('exit "$STUB_CODE"', f'printf "%0.s\\n" {{1..{away}}} >"$STUB/away"; exit 85')
+    )
+    node.lose_controller(0)
+    assert node.run("stage.sbatch")[0] == 85
+    assert node.requeued == ["12"]
+
+
+def test_a_controller_that_stays_away_is_not_waited_for_without_end(node: Node, tmp_path: Path) -> None:
+    (tmp_path / "srun").write_text(SRUN.replace('exit "$STUB_CODE"', 'yes | head -n 99 >"$STUB/away"; exit 85'))
+    node.lose_controller(0)
+    code, said = node.run("stage.sbatch")
+    assert (code, node.requeued) == (85, [])
+    assert "Slurm does not answer" in said
+
+
+def test_a_job_whose_end_nobody_tells_has_it_far_off(node: Node) -> None:
+    """An empty answer is no date, and a cancelled job is not taken for one that has passed its limit."""
+    ends, said = node.run("stage.sbatch", STUB_CODE="85", STUB_STATE="COMPLETING", STUB_END="")
+    assert (ends, node.requeued) == (85, [])
+    assert "Slurm has ended the job" in said
+    node.lose_controller(6)
+    assert node.run("stage.sbatch", STUB_CODE="85", STUB_STATE="COMPLETING")[0] == 85
+    assert node.requeued == []
+
+
+def warned(node: Node, seconds: int = 10, **environment: str) -> tuple[int, str, float]:
+    """A job that is told of its limit while its ranks work: its code, what it says, and how long it lived on."""
+    job = node.start("stage.sbatch", STUB_SLEEP=str(seconds), **environment)
     until = time.monotonic() + 20
     while not (node.folder / "began").exists() and time.monotonic() < until:
         time.sleep(0.05)
+    began = time.monotonic()
     job.send_signal(signal.SIGUSR1)
-    job.communicate(timeout=30)
+    said, _ = job.communicate(timeout=30)
+    return job.returncode, said, time.monotonic() - began
+
+
+def test_the_time_limit_is_told_to_the_ranks(node: Node) -> None:
+    code, said, seconds = warned(node)
     assert "ranks got USR1" in node.calls
-    assert (job.returncode, node.requeued) == (85, ["12"])
+    assert (code, node.requeued) == (85, ["12"])
+    assert "saved before its end" in said
+    assert seconds < 5, "nobody waits for the limit itself"
+
+
+def test_ranks_that_do_not_heed_the_time_limit_are_queued_again_before_it(node: Node) -> None:
+    ends = {"STUB_DEAF": "yes", "STUB_END": in_seconds(4)}
+    code, said, _ = warned(node, **ends)
+    assert "ranks got USR1" in node.calls
+    assert (code, node.requeued) == (85, ["12"])
+    assert "still at work shortly before its end; queueing again" in said
+
+
+def test_ranks_that_do_not_heed_the_time_limit_are_not_queued_again_without_end(node: Node) -> None:
+    most = {"SLURM_RESTART_COUNT": "2", "ALIGNMENT_REQUEUES": "2"}
+    code, said, _ = warned(node, 2, STUB_DEAF="yes", STUB_END=in_seconds(2), STUB_CODE="3", **most)
+    assert (code, node.requeued) == (3, []), "they go on until Slurm ends them"
+    assert "it was queued again 2 times, and ALIGNMENT_REQUEUES=2" in said
+
+
+def in_seconds(seconds: int) -> str:
+    """A moment to come as squeue tells it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + seconds))
 
 
 def test_ranks_meet_at_the_first_nodes_address(node: Node) -> None:
@@ -205,10 +284,11 @@ def test_the_command_line_arrives_as_it_was_typed(node: Node, tmp_path: Path) ->
     assert (tmp_path / "typed").read_text().split("\0")[:-1] == [*odd[:3], "only=[run_3]", odd[4]]
 
 
-def test_a_restart_goes_on_instead_of_starting_from_nothing(node: Node) -> None:
-    node.run("stage.sbatch", ["stage=sft", "force=true"])
-    assert node.ranks.endswith("-m alignment.run stage=sft force=true")
-    node.run("stage.sbatch", ["stage=sft", "force=true"], SLURM_RESTART_COUNT="1")
+@pytest.mark.parametrize("force", ["force=true", "force=True", "force=TRUE", "force=bool(1)"])
+def test_a_restart_goes_on_instead_of_starting_from_nothing(force: str, node: Node) -> None:
+    node.run("stage.sbatch", ["stage=sft", force])
+    assert node.ranks.endswith(f"-m alignment.run stage=sft {force}")
+    node.run("stage.sbatch", ["stage=sft", force], SLURM_RESTART_COUNT="1")
     assert node.ranks.endswith("-m alignment.run stage=sft")
 
 
@@ -258,15 +338,20 @@ def test_servers_say_where_they_listen(node: Node) -> None:
     assert "token-of-a-test" not in said + node.ranks
     assert "reward=remote:10.0.0.7:9000" in said
     assert node.ranks.endswith("stage=serve host=10.0.0.7 port=9000 target=latest:safety")
-    _, said = node.run("vllm.sbatch", ["/models/policy"])
+    _, said = node.run("vllm.sbatch", ["/models/policy"], VLLM_API_KEY="key-of-a-test")
+    assert "key-of-a-test" not in said + node.ranks
     assert "server.url=http://10.0.0.7:8000" in said
     assert " vllm serve /models/policy --host 10.0.0.7 --port 8000 " in node.ranks
 
 
-def test_a_reward_server_in_a_network_has_a_token(node: Node) -> None:
-    code, said = node.run("reward_server.sbatch", ["target=latest:safety"], ALIGNMENT_SERVE_TOKEN="")
+@pytest.mark.parametrize(
+    ("script", "token"), [("reward_server.sbatch", "ALIGNMENT_SERVE_TOKEN"), ("vllm.sbatch", "VLLM_API_KEY")]
+)
+def test_a_server_in_a_network_has_a_token(script: str, token: str, node: Node) -> None:
+    code, said = node.run(script, ["what-it-serves"], **{token: ""})
     assert code == 2
-    assert "ALIGNMENT_SERVE_TOKEN is not set" in said
+    assert f"{token} is not set" in said
+    assert node.calls == [], "nothing has begun"
 
 
 @pytest.mark.parametrize("script", sorted(path.name for path in JOBS.glob("*.sbatch")))

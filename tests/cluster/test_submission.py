@@ -211,8 +211,10 @@ def test_a_finished_step_is_left_out(tmp_path: Path, stub: Stub) -> None:
     stub.forget()
     assert run.door(arguments) == 0
     assert stub.calls("sbatch") == []
-    assert run.door([*arguments, "force=true"]) == 0
-    assert "force=true" in stub.calls("sbatch")[0]
+    for typed in ("force=true", "force=TRUE", "force=bool(1)"):
+        stub.forget()
+        assert run.door([*arguments, typed]) == 0
+        assert [one for one in stub.calls("sbatch")[0] if one.startswith("force")] == ["force=true"], typed
 
 
 @pytest.mark.parametrize(

@@ -311,6 +311,20 @@ def test_a_cancelled_job_saves_and_stays_away(cluster: Cluster, given: tiny_runs
     assert any(tmp_path.glob("solo/*/checkpoints/*")), "the same command goes on from there"
 
 
+def test_ranks_that_do_not_heed_their_limit_are_queued_again_before_it(cluster: Cluster, tmp_path: Path) -> None:
+    """Slurm would take the job for failed, and with it what waits for it."""
+    script, log = tmp_path / "deaf.sbatch", tmp_path / "job.out"
+    script.write_text(
+        '#!/bin/bash\nsource "$ALIGNMENT_JOBS/lib.sh"\n((restarts)) && ranks true\n'
+        "ranks bash -c 'trap \"\" USR1 TERM; exec sleep 600'\n"
+    )
+    options = (*TWO_NODES[:2], "--time=2", "--signal=B:USR1@60", "--requeue", "--open-mode=append", f"--output={log}")
+    job = cluster.run("sbatch", "--parsable", *options, str(script), cwd=ROOT, **SURROUNDINGS).strip()
+    assert cluster.wait(job, "COMPLETED", "FAILED", "TIMEOUT", seconds=400) == "COMPLETED", log.read_text()
+    assert cluster.restarts(job) == 1
+    assert "still at work shortly before its end; queueing again" in log.read_text()
+
+
 def _trains(store: Path, cluster: Cluster, job: str) -> bool:
     """Whether the job's ranks, and not those of an earlier start, have left steps behind them."""
     beats = [json.loads(path.read_text()) for path in store.glob(f"solo/*/{signals.HEARTBEAT}")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 import pytest
 
@@ -60,7 +61,33 @@ def test_torchrun_and_slurm_say_the_same(said: dict[str, str]) -> None:
 
 def test_a_task_that_sees_one_gpu_takes_it() -> None:
     """With --gpus-per-task every task's own GPU is the first that it sees."""
-    assert settled(STEP | {"CUDA_VISIBLE_DEVICES": "5"}) == (3, 4, 0)
+    for gpu in ("5", "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6", "MIG-3f2a"):
+        os.environ.pop("RANK", None)
+        os.environ.pop("WORLD_SIZE", None)
+        assert settled(STEP | {"CUDA_VISIBLE_DEVICES": gpu}) == (3, 4, 0), gpu
+
+
+@pytest.mark.parametrize("visible", ["", "NoDevFiles", "-1", "0,1"])
+def test_a_task_that_sees_no_gpu_of_its_own_keeps_its_place(visible: str) -> None:
+    """Those that share a machine's processors tell themselves apart by it."""
+    assert settled(STEP | {"CUDA_VISIBLE_DEVICES": visible}) == (3, 4, 1)
+
+
+@pytest.mark.parametrize(
+    ("said", "followed"),
+    [
+        ({}, False),
+        (STEP, True),
+        (STEP | {"SLURM_PROCID": "0"}, False),
+        # Nobody else is there who could say it.
+        (TORCHRUN | {"RANK": "4"}, False),
+        (TORCHRUN | {"RANK": "first"}, False),
+    ],
+)
+def test_of_several_the_first_complains(said: dict[str, str], followed: bool) -> None:
+    with suppress(UserError):
+        settled(said)
+    assert ranks.is_follower() == followed
 
 
 def test_torchrun_in_every_task_counts_its_own_processes() -> None:

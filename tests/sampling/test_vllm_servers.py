@@ -115,6 +115,40 @@ def test_a_refusal_is_not_repeated(stub: StubVLLM, policy: Policy, pauses: list[
     assert not pauses
 
 
+def test_a_server_with_a_key_is_shown_it(
+    stub: StubVLLM, policy: Policy, pauses: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub.key = "key-of-a-test-7a6b5c4d"
+    with pytest.raises(UserError, match=r"/v1/models: status 401") as refused:
+        drawer(stub, policy).open()
+    assert "VLLM_API_KEY" in refused.value.remedy
+    monkeypatch.setenv("VLLM_API_KEY", stub.key)
+    assert drawn(drawer(stub, policy), policy.model) == expected(policy.model, policy)
+    assert not pauses
+
+
+def test_the_key_is_told_nowhere(
+    stub: StubVLLM,
+    policy: Policy,
+    pauses: list[float],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Not where the server repeats it, nor where it cannot stand in a request."""
+    key = "key-of-a-test-7a6b5c4d"
+    monkeypatch.setenv("VLLM_API_KEY", key)
+    stub.fail("/v1/models", status(503, f"not yet, Bearer {key}"), status(400, f"no: {key}"))
+    with pytest.raises(UserError, match="status 400") as refused:
+        drawer(stub, policy).open()
+    assert pauses == [1.0]
+    monkeypatch.setenv("VLLM_API_KEY", f"{key}\n{key}")
+    with pytest.raises(UserError, match="VLLM_API_KEY holds what no key can hold") as impossible:
+        drawer(stub, policy).open()
+    said = capsys.readouterr()
+    assert "not yet" in said.out + said.err
+    assert key not in said.out + said.err + str(refused.value) + str(impossible.value)
+
+
 def test_a_server_that_was_restarted_gets_the_weights_again(
     stub: StubVLLM, policy: Policy, pauses: list[float]
 ) -> None:

@@ -27,6 +27,7 @@ NAMES = [one.id for one in ASKED]
 def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[StubVLLM]:
     with StubVLLM(support.model(seed=9)) as running:
         running.take_the_place_of_vllm(monkeypatch)
+        monkeypatch.delenv("VLLM_API_KEY", raising=False)
         monkeypatch.delenv("VLLM_HOST_IP", raising=False)
         # What the drawer sets for itself goes with the test.
         monkeypatch.setenv("VLLM_HOST_IP", "")

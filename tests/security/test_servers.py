@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import ipaddress
 import socket
 import time
@@ -16,6 +17,7 @@ from alignment.commands import serve
 from alignment.errors import UserError
 from alignment.scoring import service
 from alignment.scoring.remote import LONGEST_REPLY, TOKEN, Remote
+from alignment.training import lifelines
 
 TOKEN_VALUE = "a-token-of-a-test-1b2c3d"
 SHIPPED = yaml.safe_load((Path(__file__).parents[2] / "conf" / "stage" / "serve.yaml").read_text())
@@ -106,6 +108,31 @@ def test_a_server_that_answers_without_end_is_left(monkeypatch: pytest.MonkeyPat
         with pytest.raises(UserError, match="longer than"):
             Remote(f"127.0.0.1:{listener.getsockname()[1]}", attempts=1, timeout=10)
     assert LONGEST_REPLY >= 2**20
+
+
+@pytest.mark.parametrize(
+    ("address", "listens"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("localhost", "127.0.0.1"),
+        # Another address of this machine, as that of one of its networks is.
+        ("127.0.0.2", "127.0.0.2"),
+        # A name may be known for another address here than elsewhere, and an address may lead here without being here.
+        ("some-name", None),
+        ("203.0.113.7", None),
+    ],
+)
+def test_rank_0_listens_where_the_others_look_for_it_alone(address: str, listens: str | None) -> None:
+    def seal(content: bytes) -> bytes:
+        return hmac.digest(b"key", content, "sha256")
+
+    lines = lifelines.Lifelines(address, 2, seal)
+    assert ipaddress.ip_address(lines._server.getsockname()[0]).is_unspecified == (listens is None)
+    with lifelines.hold(listens or "127.0.0.1", lines.port, 1, seal, 5):
+        assert lines.complete(5)
+    if listens in ("127.0.0.1", "127.0.0.2"):
+        with pytest.raises(OSError, match="refused"):
+            socket.create_connection(("127.0.0.3", lines.port), timeout=5)
 
 
 def test_what_serves_compares_tokens_in_constant_time() -> None:
