@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from alignment import files
+from alignment import files, parts
 from alignment.energy import meter
 from alignment.energy.record import Energy
 from alignment.errors import UserError
@@ -31,6 +31,8 @@ SCHEMA_VERSION = 1
 RECORD = "artifact.json"
 SNAPSHOTS = "snapshots"
 """The folder of the models that a run has left along its way."""
+SCAFFOLDS = ("checkpoints", parts.FOLDER, meter.FOLDER, "incidents.jsonl")
+"""What stands in an artifact's folder only while it is made: states to go on from, DeepSpeed's pickles among them."""
 REMEMBERED = ("seen.npy",)
 """What a run knows of itself that holds for its snapshots as well."""
 MOVE_AWAY = "Move the folder away and run the stage again."
@@ -212,6 +214,17 @@ def finish_snapshots(artifact: Artifact) -> None:
         )
 
 
+def scaffolds(path: Path) -> list[Path]:
+    """What is left in an artifact's folder of how it was made."""
+    return [path / name for name in SCAFFOLDS if (path / name).exists()]
+
+
+def clear(path: Path) -> None:
+    """Remove what is left in a finished artifact's folder of how it was made."""
+    for left in scaffolds(path):
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
 def load(path: Path) -> Artifact:
     """Read a finished artifact. Raises :class:`UserError` where there is none or it is of another age."""
     try:
@@ -316,8 +329,8 @@ def _fields(artifact: Artifact) -> dict[str, Any]:
 
 def _volatile(name: str) -> bool:
     """What is resume state or a log: useful to a person, but not part of what was made."""
-    folders = ("checkpoints", "wandb", "parts", meter.FOLDER)
-    return name.partition("/")[0] in folders or Path(name).name in (RECORD, "metrics.jsonl", "incidents.jsonl")
+    folders = (*SCAFFOLDS, "wandb")
+    return name.partition("/")[0] in folders or Path(name).name in (RECORD, "metrics.jsonl")
 
 
 @cache

@@ -19,14 +19,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from alignment import artifacts, console, files, parts, signals
-from alignment.artifacts import Artifact, Kind, Outcome, Parent
+from alignment import artifacts, console, files, signals
+from alignment.artifacts import Artifact, Kind, Outcome
 from alignment.cluster import ledger
 from alignment.cluster.ledger import Entry
-from alignment.energy import meter
 from alignment.energy.record import NOTHING_STATED, Stated
 from alignment.errors import UserError, nearest
-from alignment.plans import together
+from alignment.plans import finishing, together
 from alignment.plans.planned import Planned, disk, load_stage
 from alignment.plans.step import Step
 from alignment.reporting import samples
@@ -204,23 +203,23 @@ class Maker:
 
     def make(self, planned: Planned, *, force: bool = False) -> Artifact:
         """The artifact of a planned step: reused where it is finished, resumed or made where not."""
+        tell = partial(_tell_waiting, planned)
+        meanwhile = partial(signals.heed, f"while {planned.step.name} was made by another process")
         existing = self.store.find(planned.fingerprint)
         if existing is not None and not force:
-            return existing
+            return finishing.cleared(existing, tell, meanwhile)
         together.check(planned, self.store.root)
         inputs = {key: self._input(spelling, named) for key, (spelling, named) in planned.inputs.items()}
         files.make_folder(planned.folder.parent)
-        waiting = f"while {planned.step.name} was made by another process"
-        tell = partial(_tell_waiting, planned)
-        with files.exclusive(planned.folder, on_wait=tell, meanwhile=partial(signals.heed, waiting)):
+        with files.exclusive(planned.folder, tell, meanwhile):
             existing = self.store.find(planned.fingerprint)
-            if existing is not None and not force:
-                return existing
-            if force and planned.folder.exists():
-                # The record goes first: what is being removed must not be taken for whole.
-                (planned.folder / artifacts.RECORD).unlink(missing_ok=True)
-                shutil.rmtree(planned.folder)
-            return self._run(planned, inputs)
+            if existing is None or force:
+                if force and planned.folder.exists():
+                    # The record goes first: what is being removed must not be taken for whole.
+                    (planned.folder / artifacts.RECORD).unlink(missing_ok=True)
+                    shutil.rmtree(planned.folder)
+                return self._run(planned, inputs)
+        return finishing.cleared(existing, tell, meanwhile)
 
     def _input(self, spelling: str, named: Planned | Artifact) -> Artifact:
         if isinstance(named, Artifact):
@@ -256,33 +255,7 @@ class Maker:
         finally:
             signals.rest()
         _give_memory_back()
-        licences = {licence for artifact in inputs.values() for licence in artifact.licences} | set(outcome.licences)
-        artifact = Artifact(
-            path=planned.folder,
-            kind=outcome.kind,
-            stage=planned.step.stage,
-            step=planned.step.name,
-            fingerprint=planned.fingerprint,
-            parents={
-                key: Parent(spelling, inputs[key].fingerprint, str(inputs[key].path))
-                for key, (spelling, _) in planned.inputs.items()
-            },
-            settings=planned.settings.model_dump(mode="json"),
-            tokens=outcome.tokens,
-            licences=tuple(sorted(licences)),
-            metrics=dict(outcome.metrics),
-            headline=outcome.headline,
-            notes=dict(outcome.notes) | incidents.told(planned.folder),
-            seconds=time.monotonic() - began,
-            energy=meter.of(planned.folder, self._stated),
-        )
-        artifacts.finish_snapshots(artifact)
-        finished = artifacts.finish(artifact)
-        tracking.conclude(finished)
-        for scaffold in ("checkpoints", parts.FOLDER, meter.FOLDER):
-            shutil.rmtree(planned.folder / scaffold, ignore_errors=True)
-        (planned.folder / incidents.FILE).unlink(missing_ok=True)
-        return finished
+        return finishing.finish(planned, inputs, outcome, time.monotonic() - began, self._stated)
 
 
 def _need_whole(inputs: Mapping[str, Artifact], error: Exception) -> None:

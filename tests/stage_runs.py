@@ -125,6 +125,38 @@ STAGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "comparisons=[latest:helpful_pairs,latest:safety_pairs]",
         ),
     ),
+    "perplexity": (
+        ("text", "tokenizer", "base", "teacher_base"),
+        (
+            "stage=perplexity",
+            "models=[latest:teacher_base,latest:base]",
+            "data=[latest:text]",
+            "teacher=latest:teacher_base",
+            "count=64",
+        ),
+    ),
+    "assess": (
+        (*FIRST, "prompts"),
+        (
+            "stage=assess",
+            "model=latest:sft",
+            "suite=miniature_safety",
+            "suite.prompts=latest:prompts",
+            "suite.count=24",
+            "suite.decoding.max_new_tokens=12",
+        ),
+    ),
+    "redteam": (
+        (*FIRST, "prompts"),
+        (
+            "stage=redteam",
+            "model=latest:sft",
+            "world=latest:prompts",
+            "per_cell=1",
+            "judge.safe_above=0.5",
+            "decoding.max_new_tokens=12",
+        ),
+    ),
     "evaluate": (
         (*FIRST, "prompts"),
         (

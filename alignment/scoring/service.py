@@ -10,18 +10,19 @@
 =================== ========================================================================================
 
 What is refused is told in one sentence, ``{"error": …}``: 400 for what cannot be read, 422 for what cannot be scored,
-503 with ``Retry-After`` where the queue is full, a request has waited too long, or the service is about to stop. What
-is being scored already is finished, however long that takes.
+503 with ``Retry-After`` where the queue is full, too many bytes are held already, a request has waited too long, or the
+service is about to stop. What is being scored already is finished, however long that takes.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import json
 import signal
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -40,6 +41,8 @@ from alignment.scoring.scorer import Scorer, Scores
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 OPEN = ("/health",)
 """Paths that need no token."""
+HELD = 16
+"""Requests of the largest size that are held at once, from before they are read until they are answered."""
 RETRY_AFTER = 1
 """Seconds that a request is asked to wait before it comes again."""
 
@@ -176,6 +179,7 @@ class Service:
     ) -> None:
         self.queue, self.about, self.tokenizer = queue, about, tokenizer
         self._trained_on, self._timeout, self._token = trained_on, timeout, token
+        self._held = 0
 
     def app(self) -> web.Application:
         """The application, to be served."""
@@ -194,7 +198,8 @@ class Service:
         try:
             if request.path not in OPEN:
                 self._check_token(request)
-            return await handler(request)
+            with self._holding(request):
+                return await handler(request)
         except RefusedError as error:
             return _refusal(error.status, error.sentence)
         except TimeoutError:
@@ -213,6 +218,21 @@ class Service:
         given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
         if not hmac.compare_digest(given, f"Bearer {self._token}".encode()):
             raise RefusedError(401, "a token is needed here: Authorization: Bearer <token>")
+
+    @contextlib.contextmanager
+    def _holding(self, request: web.Request) -> Iterator[None]:
+        """Count what a request says that it has, in bytes, until it is answered. Refuses it, unread, where that is too
+        much beside the others: the queue counts dialogues, and only once they are read."""
+        most = self.about.most_bytes
+        promised = min(most if request.content_length is None else request.content_length, most)
+        size = promised if request.body_exists else 0
+        if self._held + size > HELD * most:
+            raise RefusedError(503, f"there is no room for another request: {self._held:,} bytes are held already")
+        self._held += size
+        try:
+            yield
+        finally:
+            self._held -= size
 
     async def _health(self, request: web.Request) -> web.Response:
         status = "stopping" if self.queue.closed else "ok"

@@ -133,9 +133,11 @@ def _check_minillm(settings: Settings, numbers: MiniLLM) -> None:
         )
 
 
-def disk_needed(settings: Settings) -> int:
-    """Bytes for the student and its checkpoints."""
-    return disk_for(settings.student.shape, settings.optimisation)
+def disk_needed_from(settings: Settings, folders: Mapping[str, Path]) -> int:
+    """Bytes for the student and its checkpoints, by its own weights where they are there already."""
+    rank = None if settings.adapter.kind == "none" else settings.adapter.rank
+    folder = folders.get("student.weights")
+    return disk_for(settings.optimisation, settings.student.shape, folder, rank=rank)
 
 
 def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -47,9 +48,11 @@ class Settings(StrictSettings):
     tracker: TrackerSettings = execution("where its metrics go")
 
 
-def disk_needed(settings: Settings) -> int:
-    """Bytes for the model and its checkpoints."""
-    return disk_for(settings.model.shape, settings.optimisation)
+def disk_needed_from(settings: Settings, folders: Mapping[str, Path]) -> int:
+    """Bytes for the model and its checkpoints, by its own weights where they are there already."""
+    rank = None if settings.adapter.kind == "none" else settings.adapter.rank
+    folder = folders.get("model.weights")
+    return disk_for(settings.optimisation, settings.model.shape, folder, rank=rank)
 
 
 def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:

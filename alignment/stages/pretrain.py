@@ -41,7 +41,7 @@ class Settings(StrictSettings):
 
 def disk_needed(settings: Settings) -> int:
     """Bytes for the model and its checkpoints."""
-    return disk_for(settings.shape, settings.optimisation)
+    return disk_for(settings.optimisation, settings.shape)
 
 
 def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:

@@ -96,9 +96,13 @@ class Settings(StrictSettings):
         return settings
 
 
-def disk_needed(settings: Settings) -> int:
-    """Bytes for the model and its checkpoints."""
-    return disk_for(settings.model.shape, settings.optimisation)
+def disk_needed_from(settings: Settings, folders: Mapping[str, Path]) -> int:
+    """Bytes for the model and its checkpoints, by its own weights where they are there already."""
+    rank = None if settings.adapter.kind == "none" else settings.adapter.rank
+    # Of a head alone the moments are nothing.
+    moments = 0 if settings.part == "head" else 2
+    folder = folders.get("model.weights")
+    return disk_for(settings.optimisation, settings.model.shape, folder, rank=rank, moments=moments)
 
 
 def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:

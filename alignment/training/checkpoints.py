@@ -2,7 +2,8 @@
 
 ``<root>/checkpoint-<step>/`` holds a ``complete.json`` with the digest of every file. What lacks it, or whose bytes do
 not match it, is named, set aside, and passed over for the one before. Two are kept, a third exists while it is written,
-and nothing is written that would not fit on the disk.
+and nothing is written that would not fit on the disk. ``<root>`` lies in the folder of what is made, whose rows
+(``*.jsonl``) are on the disk before a checkpoint of their steps is.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from alignment import console, files
+from alignment.training import incidents
 
 MARK = "complete.json"
 KEEP = 2
@@ -37,6 +39,7 @@ def writing(root: Path, step: int) -> Iterator[Path]:
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir()
     yield beside
+    _sync_rows(root.parent)
     commit(beside, root / f"checkpoint-{step}")
     rotate(root)
 
@@ -66,6 +69,14 @@ def commit(beside: Path, final: Path) -> None:
     files.sync_folder(final.parent)
 
 
+def _sync_rows(out: Path) -> None:
+    """A power loss must not leave a checkpoint that is newer than the rows that were written on the way to it."""
+    for path in sorted(out.glob("*.jsonl")):
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+    files.sync_folder(out)
+
+
 def step_of(checkpoint: Path) -> int:
     """``checkpoint-120`` → 120."""
     return int(checkpoint.name.removeprefix("checkpoint-"))
@@ -90,7 +101,10 @@ def fault(checkpoint: Path) -> str | None:
         promised = None
     if not isinstance(promised, dict) or not promised:
         return f"it has no readable {MARK}"
-    found = files.digest_folder(checkpoint, keep=lambda name: name != MARK)
+    try:
+        found = files.digest_folder(checkpoint, keep=lambda name: name != MARK)
+    except OSError as error:
+        return f"it cannot be read: {error.strerror or error}"
     for name in sorted(promised.keys() | found.keys()):
         if name not in found:
             return f"{name} is missing"
@@ -102,12 +116,14 @@ def fault(checkpoint: Path) -> str | None:
 
 
 def last_whole(root: Path) -> Path | None:
-    """The newest whole checkpoint. A broken one is named, set aside, and passed over for the one before it."""
+    """The newest whole checkpoint. A broken one is named, here and among the incidents of what is made, set aside, and
+    passed over for the one before it."""
     for checkpoint in newest_first(root):
         reason = fault(checkpoint)
         if reason is None:
             return checkpoint
         console.say(f"{checkpoint} is passed over: {reason}", style="yellow")
+        incidents.note(root.parent, f"{checkpoint.name} was passed over: {reason}")
         # Under its name it would count as one of those that are kept.
         aside = checkpoint.with_name(checkpoint.name + BROKEN)
         shutil.rmtree(aside, ignore_errors=True)

@@ -32,8 +32,9 @@ def recorded(folder: Path, tell: Callable[[Path, str], None]) -> Iterator[None]:
 
 
 def note(folder: Path, why: str) -> None:
-    """Note what has happened to the work in ``folder``, if anything of it is there."""
-    line = json.dumps({"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "why": why}) + "\n"
+    """Note what has happened to the work in ``folder``, if anything of it is there; secrets are left out."""
+    at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    line = json.dumps({"at": at, "why": without_secrets(why)}) + "\n"
     # What has happened is there to be told, and not what happens while it is noted: a full disk is both.
     with contextlib.suppress(OSError):
         if console.is_main_process() and any(path.name != FILE for path in folder.iterdir()):

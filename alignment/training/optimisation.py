@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 from alignment.errors import UserError
 from alignment.settings import Settings, execution, identity
@@ -28,18 +29,41 @@ class Optimisation(Settings):
     checkpoint_steps: int = execution("steps between two checkpoints", ge=1)
 
 
-def disk_for(shape: str | None, numbers: Optimisation) -> int:
-    """Bytes for a model of this shape in fp32: its weights, and three checkpoints of weights and two moments.
+def disk_for(
+    numbers: Optimisation, shape: str | None, folder: Path | None = None, *, rank: int | None = None, moments: int = 2
+) -> int:
+    """Bytes for a model in fp32: its weights, and three checkpoints of what is kept of them and its two moments.
 
-    Two checkpoints are kept, and a third exists while it is being written. A snapshot is there twice for a while. A
-    shape not named counts as ``mini``; of a run that is counted in epochs snapshots are not foreseen.
+    The model is that in ``folder``; where it is not there yet, one of ``shape``, which counts as ``mini`` where none is
+    named. With adapters of a ``rank`` they alone are in checkpoints; nothing that is trained has no ``moments``.
+
+    Two checkpoints are kept, and a third exists while it is being written. A snapshot is there twice for a while; of a
+    run that is counted in epochs snapshots are not foreseen.
     """
+    weights, adapters = _bytes_of_shape(shape or "mini") if folder is None else bytes_of(folder, rank or 0)
+    checkpoint = (weights if rank is None else adapters) * (1 + moments)
+    snapshots = 0 if numbers.snapshots is None else ((numbers.steps or 0) - 1) // numbers.snapshots
+    return weights + 3 * checkpoint + 2 * max(0, snapshots) * weights
+
+
+def bytes_of(folder: Path, rank: int) -> tuple[int, int]:
+    """Of a model in fp32, whatever it is stored in, and of adapters to all its matrices, by the headers of its files.
+
+    Raises :class:`UserError` where they are not whole.
+    """
+    from alignment.merging import layout
+
+    shapes = [entry.shape for shard in layout.read(folder).shards for entry in shard.entries]
+    return 4 * sum(map(math.prod, shapes)), 4 * rank * sum(sum(shape) for shape in shapes if len(shape) == 2)
+
+
+def _bytes_of_shape(shape: str) -> tuple[int, int]:
+    """The same of a preset, whose adapters count as all of it."""
     from alignment.gemma.presets import REPORTED_VOCABULARY, parameter_counts, shape_named
 
-    name = shape or "mini"
-    vocabulary = 4096 if name.startswith("mini") else REPORTED_VOCABULARY
-    snapshots = 0 if numbers.snapshots is None else ((numbers.steps or 0) - 1) // numbers.snapshots
-    return 4 * sum(parameter_counts(shape_named(name), vocabulary)) * (1 + 3 * 3 + 2 * max(0, snapshots))
+    vocabulary = 4096 if shape.startswith("mini") else REPORTED_VOCABULARY
+    weights = 4 * sum(parameter_counts(shape_named(shape), vocabulary))
+    return weights, weights
 
 
 def total_steps(numbers: Optimisation, rows: int) -> int:

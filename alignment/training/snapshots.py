@@ -59,6 +59,7 @@ def put_aside(out: Path, step: int, trained: Mapping[str, Tensor]) -> None:
     files.make_folder(path.parent)
     beside = path.with_name(path.name + files.TEMPORARY)
     save_file(weights, beside)
+    files.write_atomic(_seal(path), files.digest_file(beside))
     files.sync_tree(path.parent)
     os.replace(beside, path)
 
@@ -68,7 +69,8 @@ def write(out: Path, held: Mapping[str, Tensor], save: Callable[[Path], None]) -
     """Make a model of everything that was put aside; every process comes here.
 
     ``held`` is what has been trained, plain, of the model that ``save`` writes into a folder, on the processes that
-    have it. It has its last weights again afterwards.
+    have it. It has its last weights again afterwards. Raises :class:`UserError`, before anything is made, where a file
+    is not what was put aside.
     """
     steps = team.from_main(lambda: _unmade(out))
     last = {name: _copy(weight) for name, weight in held.items()} if steps else {}
@@ -84,13 +86,24 @@ def write(out: Path, held: Mapping[str, Tensor], save: Callable[[Path], None]) -
 
 def _unmade(out: Path) -> list[str]:
     """What was put aside and is no model yet, with an empty folder for each."""
-    found = [path.stem for path in _folder(out).glob("step-*.safetensors")]
-    steps = [step for step in found if not (out / SNAPSHOTS / step).is_dir()]
-    for step in steps:
-        beside = out / SNAPSHOTS / (step + files.TEMPORARY)
+    paths = [path for path in _folder(out).glob("step-*.safetensors") if not (out / SNAPSHOTS / path.stem).is_dir()]
+    for path in paths:
+        _need_whole(path)
+    for path in paths:
+        beside = out / SNAPSHOTS / (path.stem + files.TEMPORARY)
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
-    return sorted(steps, key=lambda step: int(step.partition("-")[2]))
+    return sorted((path.stem for path in paths), key=lambda step: int(step.partition("-")[2]))
+
+
+def _need_whole(path: Path) -> None:
+    seal = _seal(path)
+    if not seal.is_file() or seal.read_bytes() != files.digest_file(path).encode():
+        raise UserError(
+            f"{path} is damaged",
+            cause="Its bytes are not those that were put aside, and the run has passed this step.",
+            remedy="Remove it, and there is no model of this step; or begin anew with force=true.",
+        )
 
 
 def _finish(beside: Path, final: Path) -> None:
@@ -106,6 +119,11 @@ def _copy(weight: Tensor) -> Tensor:
 def _put(held: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
     for name, weight in weights.items():
         held[name].copy_(weight)
+
+
+def _seal(path: Path) -> Path:
+    """Where the digest of what was put aside stands."""
+    return path.with_name(path.name + ".sha256")
 
 
 def _folder(out: Path) -> Path:

@@ -7,9 +7,9 @@ process dies, its run is begun anew and told all of it again, a counted number o
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,12 @@ __all__ = ["METRICS", "Tracker", "TrackerSettings", "abandon", "conclude", "leav
 METRICS = "metrics.jsonl"
 LOSSES = 3
 """How often in one run W&B's process may die."""
+GRACE = 20.0
+"""Seconds in which W&B is told why a stage was stopped: less than the watchdog and a scheduler's warning leave."""
+PATIENCE = 60.0
+"""Seconds in which W&B is told of a finished artifact, besides those for the weights that are sent."""
+SLOWEST = 4 * 2**20
+"""Bytes a second at which weights that are sent are waited for."""
 
 _open: dict[Path, Run] = {}
 """Runs whose stage is done and whose artifact is not yet finished, by its folder."""
@@ -84,7 +90,8 @@ class Tracker:
         """W&B's process is gone: start another, with all there is. Raises :class:`UserError` the last time."""
         while self._losses < LOSSES:
             self._losses += 1
-            why = f"W&B's process was gone ({error}); its run was begun anew, time {self._losses} of at most {LOSSES}"
+            gone = f"W&B's process was gone ({incidents.reason(error)})"
+            why = f"{gone}; its run was begun anew, time {self._losses} of at most {LOSSES}"
             console.say(f"  {why}", style="yellow")
             incidents.note(self.out, why)
             wandb_runs.forget_process()
@@ -150,21 +157,51 @@ def leave_open(out: Path, run: Run) -> None:
 
 
 def conclude(artifact: Artifact) -> None:
-    """Declare a finished artifact as what its run made, with all its numbers, and close the run, if there is one."""
+    """Declare a finished artifact as what its run made, with all its numbers, and close the run, if there is one.
+
+    Nothing that W&B does or leaves undone changes the artifact, or keeps what comes after it waiting for long.
+    """
     run = _open.pop(artifact.path, None)
-    if run is not None:
+    if run is None:
+        return
+
+    def say() -> None:
         run.summarise({**artifact.metrics, **_energy(artifact)})
         run.give(artifact)
         run.finish()
+
+    sent = wandb_runs.bytes_sent(artifact, run.upload)
+    _part(artifact.path, PATIENCE + sent / SLOWEST, say)
 
 
 def abandon(out: Path, why: str) -> None:
     """The stage that writes ``out`` has been stopped: its run, if there is one, says why and ends as failed."""
     run = _live.pop(out, None) or _open.pop(out, None)
     if run is not None:
-        # That W&B is gone as well changes nothing about why the stage ends.
-        with contextlib.suppress(ConnectionError):
-            run.fail(why)
+        # That W&B is gone as well changes nothing about why the stage ends, nor when.
+        _part(out, GRACE, lambda: run.fail(why))
+
+
+def _part(out: Path, seconds: float, say: Callable[[], None]) -> None:
+    """Let ``say`` have the last word with W&B, for so many seconds at most; what comes of it is told here, and no more.
+
+    What takes longer goes on beside whatever comes next, until the program ends.
+    """
+    failed = list[Exception]()
+
+    def work() -> None:
+        try:
+            say()
+        except Exception as error:  # of W&B's or of a connection's own kind
+            failed.append(error)
+
+    thread = threading.Thread(target=work, name="parting", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive() or failed:
+        why = incidents.reason(failed[0]) if failed else f"it has not taken everything within {seconds:,.0f} s"
+        left = f"what it was not sent is kept in {out / 'wandb'}, for `wandb sync`"
+        console.say(f"  W&B may lack the end of {out.name}: {why}; {left}", style="yellow")
 
 
 def _energy(artifact: Artifact) -> dict[str, float]:

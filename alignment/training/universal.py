@@ -28,7 +28,8 @@ STEPS = "global_step*"
 
 
 def describe(checkpoint: Path, engine: Engine) -> None:
-    """Write down with which engine the checkpoint is made."""
+    """Write down with which engine the checkpoint is made; one that was made universal to begin from has served."""
+    shutil.rmtree(_converted(checkpoint.parents[1]), ignore_errors=True)
     (checkpoint / RECORD).write_text(json.dumps({"zero": engine.settings.zero, "processes": engine.world}))
 
 
@@ -48,11 +49,14 @@ def fitting(checkpoint: Path, engine: Engine, out: Path) -> Path:
     """The checkpoint as this number of processes can read it: itself, or a universal one below ``out``."""
     if team.from_main(lambda: fits(checkpoint, engine)):
         return checkpoint
-    return team.from_main(lambda: _trainers(checkpoint, out / parts.FOLDER / "universal"))
+    return team.from_main(lambda: _trainers(checkpoint, _converted(out)))
 
 
 def convert(source: Path, target: Path) -> None:
-    """Make one of DeepSpeed's folders universal."""
+    """Make one of DeepSpeed's folders universal. Raises :class:`UserError` where the disk has no room for that."""
+    files.make_folder(target.parent)
+    # Fragments of all parameters stand beside what is put together from them.
+    files.need_space(target.parent, 2 * files.size(source))
     from deepspeed.checkpoint import ds_to_universal
 
     wanted = Namespace(
@@ -67,7 +71,6 @@ def convert(source: Path, target: Path) -> None:
         inject_missing_state=True,
     )
     console.say("  a checkpoint of another number of processes is converted", style="dim")
-    files.make_folder(target.parent)
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
         ds_to_universal.main(wanted)
 
@@ -82,6 +85,10 @@ def divide_steps(model: Any) -> None:
     for state in optimiser.state.values() if optimiser is not None else ():
         if isinstance(state.get("step"), Tensor):
             state["step"] = state["step"].clone()
+
+
+def _converted(out: Path) -> Path:
+    return out / parts.FOLDER / "universal"
 
 
 def _trainers(checkpoint: Path, folder: Path) -> Path:

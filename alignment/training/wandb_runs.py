@@ -163,7 +163,7 @@ def wandb_artifact(artifact: Artifact, upload: Literal["none", "models"]) -> Any
     import wandb
 
     made = wandb.Artifact(_allowed(f"{artifact.step}.{artifact.kind}"), type=artifact.kind, metadata=facts(artifact))
-    whole = upload == "models" and artifact.kind in MODELS and artifact.path.is_dir()
+    whole = _is_sent(artifact, upload)
     if whole:
         contained(artifact)
     for name, digest in artifact.files.items():
@@ -174,6 +174,15 @@ def wandb_artifact(artifact: Artifact, upload: Literal["none", "models"]) -> Any
     if not artifact.files:
         made.add_reference(f"fingerprint:{artifact.fingerprint}", name="fingerprint")
     return made
+
+
+def bytes_sent(artifact: Artifact, upload: Literal["none", "models"]) -> int:
+    """The bytes of the files of ``artifact`` that are themselves sent to W&B."""
+    return sum((artifact.path / name).stat().st_size for name in artifact.files) if _is_sent(artifact, upload) else 0
+
+
+def _is_sent(artifact: Artifact, upload: Literal["none", "models"]) -> bool:
+    return upload == "models" and artifact.kind in MODELS and artifact.path.is_dir()
 
 
 def facts(artifact: Artifact) -> dict[str, Any]:

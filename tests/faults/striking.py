@@ -17,7 +17,7 @@ from typing import Any
 
 from stage_runs import STAGES, outcome, prepare
 
-from alignment.artifacts import RECORD, load
+from alignment.artifacts import RECORD, load, scaffolds
 from alignment.training.tracking import read_metrics
 
 ROOT = Path(__file__).parents[2]
@@ -25,10 +25,13 @@ TIMED = ("seconds/", "tokens_per_second/", "episodes_per_second")
 KEPT = r"/checkpoint-\d+$"
 PART = r"/parts/.*\.(jsonl|zst)$"
 WITH_CHECKPOINTS = ("pretrain", "sft", "distill", "offline", "gkd", "minillm", "reward", "dpo", "rl")
-WITH_PARTS = ("data", "teach", "ghost", "preprompt", "reject", "pairs", "label", "dpo", "side_by_side")
+WITH_PARTS = (
+    *("data", "teach", "ghost", "preprompt", "reject", "pairs", "label", "dpo", "side_by_side"),
+    *("perplexity", "assess", "redteam"),
+)
 WITH_WEIGHTS = (
     *("sft", "distill", "gkd", "reward", "dpo", "rl", "merge", "slerp"),
-    *("evaluate", "measure", "side_by_side", "export", "teach", "told"),
+    *("evaluate", "measure", "side_by_side", "export", "teach", "told", "perplexity", "assess", "redteam"),
 )
 DISK = 320 << 20
 LONGEST = 180.0
@@ -221,6 +224,7 @@ def same(store: Path, plain: Undisturbed) -> None:
     need(not lost, f"{len(lost)} rows are lost: {lost[:2]}")
     need(len(rows(store)) == len(plain.rows), "there are rows twice")
     left = [path.name for path in store.rglob("*.partial")]
+    left += [path.name for record in store.glob(f"solo/*/{RECORD}") for path in scaffolds(record.parent)]
     need(not left, f"left behind: {left}")
 
 

@@ -11,6 +11,17 @@ import forking
 import pytest
 from campaign import Struck, Undisturbed
 
+from alignment import artifacts, stages
+
+KINDS = {
+    "kill": campaign.STAGES,
+    "full disk": campaign.STAGES,
+    "byte": campaign.WITH_CHECKPOINTS,
+    "cut checkpoint": campaign.WITH_CHECKPOINTS,
+    "cut part": campaign.WITH_PARTS,
+    "cut weights": campaign.WITH_WEIGHTS,
+}
+
 
 @pytest.mark.slow
 def test_a_small_campaign_finds_nothing(tmp_path: Path, smoke: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -31,13 +42,17 @@ def test_a_small_campaign_finds_nothing(tmp_path: Path, smoke: Path, capsys: pyt
     assert (tmp_path / "log.jsonl").read_text() == log
 
 
+def test_every_stage_that_makes_something_is_struck() -> None:
+    named = {line[0].removeprefix("stage=").partition("/")[0] for _, line in campaign.STAGES.values()}
+    assert named == set(stages.STAGES)
+
+
 def test_every_kind_of_fault_meets_every_stage_that_it_can_meet() -> None:
-    found = list(campaign.cases(200, 30, 30, 30))
+    found = list(campaign.cases(200, 30, 30, 51))
     names = [name for name, *_ in found]
-    assert len(set(names)) == len(names) == 290
-    kinds = {kind: {stage for name, stage, _ in found if name.startswith(f"{kind}/")} for kind in ("kill", "full disk")}
-    assert kinds == {"kill": set(campaign.STAGES), "full disk": set(campaign.STAGES)}
-    assert {stage for name, stage, _ in found if name.startswith("byte/")} == set(campaign.WITH_CHECKPOINTS)
+    assert len(set(names)) == len(names) == 311
+    met = {kind: {stage for name, stage, _ in found if name.startswith(f"{kind}/")} for kind in KINDS}
+    assert met == {kind: set(wanted) for kind, wanted in KINDS.items()}
 
 
 @pytest.fixture
@@ -69,6 +84,11 @@ def test_what_is_the_same_passes_and_what_is_not_is_told(store: Path) -> None:
     with pytest.raises(Struck, match="left behind"):
         campaign.same(store, whole)
     (folder / "x.partial").unlink()
+    for scaffold in artifacts.SCAFFOLDS:
+        (folder / scaffold).mkdir()
+        with pytest.raises(Struck, match=f"left behind: .'{scaffold}'"):
+            campaign.same(store, whole)
+        (folder / scaffold).rmdir()
     record = folder / "artifact.json"
     record.write_text(record.read_text().replace('"2"', '"3"').replace("0.1", "0.1000001"))
     with pytest.raises(Struck, match="differs in b, metrics/loss"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -185,6 +186,25 @@ def test_a_body_that_does_not_come_is_not_waited_for(path: str, reward_scorer: R
         with socket.create_connection((host, int(port)), timeout=5) as slow:
             slow.sendall(b"POST %s HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{" % path.encode())
             assert slow.recv(99).startswith(b"HTTP/1.1 503 ")
+
+
+@pytest.mark.parametrize("promise", [b"Content-Length: 1000", b"Content-Length: 9000", b"Transfer-Encoding: chunked"])
+def test_bodies_are_held_as_far_as_there_is_room_and_no_further(promise: bytes) -> None:
+    """What promises nothing, or too much, counts as the largest."""
+    with Running(Numbers(), most_bytes=1000) as running, contextlib.ExitStack() as stack:
+        host, _, port = running.address.partition(":")
+        slow = [
+            stack.enter_context(socket.create_connection((host, int(port)), timeout=5)) for _ in range(service.HELD)
+        ]
+        for one in slow:
+            one.sendall(b"POST /score HTTP/1.1\r\nHost: a\r\n%s\r\n\r\n" % promise)
+        until(lambda: running.score("1")[0] == 503)
+        status, told, headers = running.score("1")
+        assert (status, told["error"]) == (503, "there is no room for another request: 16,000 bytes are held already")
+        assert "Retry-After" in headers
+        assert running.ask("/health")[0] == 200
+        slow[0].close()
+        until(lambda: running.score("1")[0] == 200)
 
 
 def test_who_has_gone_gives_up_his_place(pool: ThreadPoolExecutor) -> None:

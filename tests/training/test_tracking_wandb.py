@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -278,15 +279,33 @@ tracking.conclude(Artifact(out, "policy", "sft", "sft", "12345678" * 8, files=fi
 """
 
 
+def online(out: Path, server: wandb_support.Server, program: str) -> str:
+    """What a program says that is logged in at the server; it ends well, within a minute."""
+    own = {"WANDB_BASE_URL": server.address, "WANDB_API_KEY": "0" * 40}
+    environment = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"} | own
+    called = [sys.executable, "-c", program, str(out)]
+    done = subprocess.run(called, capture_output=True, text=True, timeout=60, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ends", ["tracking.conclude(made)", "tracking.abandon(out, 'stopped')"])
+def test_a_server_that_falls_silent_lets_the_program_end(ends: str, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library itself would wait for the server for ever."""
+    (out / "model.safetensors").write_bytes(b"weights")
+    program = ONLINE.replace("tracking.conclude(", "made = (") + f"tracking.PATIENCE = tracking.GRACE = 2.0\n{ends}\n"
+    with wandb_support.serving() as server:
+        monkeypatch.setattr(server, "stream", lambda *_: threading.Event().wait())
+        said = " ".join(online(out, server, program).split())
+    assert "W&B may lack the end of sft-12345678: it has not taken everything within 2 s" in said
+
+
 @pytest.mark.slow
 def test_online_everything_arrives_at_once(out: Path) -> None:
     (out / "model.safetensors").write_bytes(b"weights")
     with wandb_support.serving() as server:
-        own = {"WANDB_BASE_URL": server.address, "WANDB_API_KEY": "0" * 40}
-        environment = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"} | own
-        called = [sys.executable, "-c", ONLINE, str(out)]
-        done = subprocess.run(called, capture_output=True, text=True, timeout=60, env=environment)
-        assert done.returncode == 0, done.stderr
+        online(out, server, ONLINE)
     name = "mini-sft-12345678"
     assert [row for row in server.rows(name) if "samples" not in row] == read_metrics(out / "metrics.jsonl")
     edges = {(kind, artifact.partition(":")[0]) for run, kind, artifact in server.edges if run == name}

@@ -13,14 +13,17 @@ from pathlib import Path
 
 import pytest
 import wandb_support
+import yaml
 from wandb_support import closed, record_files
 
 from alignment import signals
+from alignment.artifacts import Artifact
 from alignment.errors import UserError
-from alignment.training import incidents, tracking, watchdog
+from alignment.training import incidents, tracking, wandb_runs, watchdog
 from alignment.training.tracking import Tracker, TrackerSettings, read_metrics
 from alignment.training.watchdog import Watchdog
 
+CONF = Path(__file__).parents[2] / "conf"
 OFFLINE = TrackerSettings(wandb="offline", project="test", every=1, upload="none")
 
 # ── what hangs ───────────────────────────────────────────────────────────────────────────────────
@@ -146,6 +149,9 @@ def test_no_secret_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef")
     incidents.note(tmp_path, "nothing is here yet")
     assert "0123456789abcdef" not in incidents.reason(RuntimeError("refused: 0123456789abcdef"))
+    (tmp_path / "metrics.jsonl").touch()
+    incidents.note(tmp_path, "refused: 0123456789abcdef at https://me:word@host")
+    assert [one["why"] for one in incidents.told(tmp_path)["incidents"]] == ["refused: … at https://…@host"]
 
 
 # ── W&B ──────────────────────────────────────────────────────────────────────────────────────────
@@ -204,3 +210,85 @@ def test_a_wandb_that_is_lost_too_often_ends_the_run(out: Path, monkeypatch: pyt
     with pytest.raises(UserError, match="W&B's process was gone 4 times"):
         tracker.log(2, {"loss": 2.0})
     assert [row["step"] for row in read_metrics(out / "metrics.jsonl")] == [1, 2], "what stands on disk stays there"
+
+
+def test_wandb_has_less_time_than_the_watchdog_and_the_warning_leave() -> None:
+    warning = yaml.safe_load((CONF / "launcher" / "slurm.yaml").read_text())["warning"]
+    assert min(watchdog.GRACE, warning / 2) > tracking.GRACE
+
+
+class Silent:
+    """A run of a W&B that cannot be reached: it takes what it is told, and never has done with it."""
+
+    upload = "none"
+
+    def __init__(self) -> None:
+        self.asked, self.over = list[str](), threading.Event()
+
+    def summarise(self, _: object) -> None:
+        self.asked.append("numbers")
+
+    def give(self, _: object) -> None:
+        self.asked.append("artifact")
+
+    def fail(self, why: str) -> None:
+        self.asked.append(why)
+        self.over.wait()
+
+    def finish(self) -> None:
+        self.over.wait()
+
+
+@pytest.fixture
+def silent(out: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Silent]:
+    run = Silent()
+    monkeypatch.setattr(tracking, "GRACE", 0.3)
+    monkeypatch.setattr(tracking, "PATIENCE", 0.3)
+    monkeypatch.setitem(tracking._live, out, run)
+    yield run
+    run.over.set()
+
+
+def test_a_wandb_that_does_not_answer_keeps_no_watchdog(
+    out: Path, silent: Silent, capsys: pytest.CaptureFixture[str]
+) -> None:
+    left = list[int]()
+    one = Watchdog(out, 0.1 / 60, left.append)
+    one.start()
+    one._thread.join(20)
+    one.stop()
+    assert left == [signals.REQUEUE]
+    assert silent.asked == ["no step has ended for 0.00166667 minutes"]
+    said = " ".join(capsys.readouterr().out.split())
+    assert "W&B may lack the end of sft-12345678: it has not taken everything within 0 s" in said
+    assert "for `wandb sync`" in said
+
+
+def test_a_wandb_that_does_not_answer_keeps_no_finished_artifact_waiting(
+    out: Path, silent: Silent, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tracking.leave_open(out, silent)  # type: ignore[arg-type]
+    began = time.monotonic()
+    tracking.conclude(Artifact(out, "policy", "sft", "sft", "12345678" * 8))
+    assert time.monotonic() - began < 10
+    assert silent.asked == ["numbers", "artifact"]
+    assert "W&B may lack the end of sft-12345678" in capsys.readouterr().out
+
+
+def test_weights_that_are_sent_have_the_time_that_they_take(out: Path) -> None:
+    (out / "model.safetensors").write_bytes(bytes(1000))
+    made = Artifact(out, "policy", "sft", "sft", "12345678" * 8, files={"model.safetensors": "0" * 64})
+    assert wandb_runs.bytes_sent(made, "models") == 1000
+    assert wandb_runs.bytes_sent(made, "none") == 0
+
+
+def test_a_wandb_that_is_lost_at_the_end_is_told_and_nothing_more(
+    out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tracker = Tracker(OFFLINE, out, {})
+    tracker.log(1, {"loss": 3.0})
+    tracker.finish({"loss": 3.0})
+    lose_wandb()
+    tracking.conclude(Artifact(out, "policy", "sft", "sft", "12345678" * 8))
+    assert "W&B may lack the end of sft-12345678: " in capsys.readouterr().out
+    wandb_runs.forget_process()
