@@ -116,15 +116,6 @@ def make_folder(folder: Path) -> None:
         raise disk_error(error, folder) from None
 
 
-def link(source: Path, target: Path) -> None:
-    """``target`` becomes another name of the bytes of ``source``, or a copy where a file system gives only one."""
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
-
-
 def size(folder: Path) -> int:
     """The bytes of all files below ``folder``, each once; one that goes while they are counted counts nothing."""
     sizes = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from torch import nn
@@ -13,6 +14,7 @@ from alignment.chat.types import Message, Prompt
 from alignment.errors import UserError
 from alignment.gemma.divergence import sequence_kl
 from alignment.rl.control import Point
+from alignment.rl.records import answers_kept
 from alignment.rl.settings import Drawing
 from alignment.sampling.sampler import Answer, Sampler
 from alignment.scoring.combine import Reward
@@ -35,31 +37,17 @@ class HeldOut:
     drawing: Drawing
     device: str
 
-    def measure(self, model: nn.Module, step: int) -> tuple[Point, list[dict[str, str | float]]]:
-        """The point of ``model`` at ``step``, and every prompt with its answer and its scores."""
+    def measure(self, model: nn.Module, step: int, out: Path) -> tuple[Point, list[dict[str, str | float]]]:
+        """The point of ``model`` at ``step``, and every prompt with its answer and its scores.
+
+        Raises :class:`UserError` where one of its numbers is none, with the answers saved below ``out``.
+        """
         ids = [prompt_ids(prompt.messages, self.policy.tokenizer) for prompt in self.prompts]
         answers = self._answers(model, ids)
         texts = [answer_text(answer.ids, self.policy.tokenizer) for answer in answers]
-        judged = self.reward.score(
-            self.prompts, texts, [len(answer.ids) for answer in answers], [answer.finished for answer in answers]
-        ).score
-        dialogues = [
-            (*prompt.messages, Message("assistant", text)) for prompt, text in zip(self.prompts, texts, strict=True)
-        ]
-        others = {name: np.asarray(scorer.score(dialogues).reported) for name, scorer in self.others.items()}
-        for name, values in others.items():
-            if not np.isfinite(values).all():
-                raise UserError(
-                    f"{name} gives a score that is not a number", remedy="Leave it out of watching.rewards."
-                )
-        drawn = [answer.ids for answer in answers]
-        kl = sequence_kl(model, self.start, ids, drawn, self.device, self.drawing.temperature)
-        if not np.isfinite(kl).all():
-            raise UserError(
-                f"the KL to the start is no number at step {step}",
-                cause="A policy that gives nothing to what it draws, or weights that are not finite.",
-                remedy="Lower updating.learning_rate; a checkpoint is from before.",
-            )
+        with answers_kept(out, self.prompts, texts):
+            judged, others = self._judged(answers, texts)
+            kl = self._kl(model, ids, answers, step)
         means = {name: float(values.mean()) for name, values in others.items()}
         rows: list[dict[str, str | float]] = [
             {
@@ -73,6 +61,34 @@ class HeldOut:
             for place, (prompt, text) in enumerate(zip(self.prompts, texts, strict=True))
         ]
         return Point(step, float(kl.mean()), float(judged.mean()), means), rows
+
+    def _judged(self, answers: list[Answer], texts: list[str]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """The combined score of every answer, and what each further scorer says of it."""
+        judged = self.reward.score(
+            self.prompts, texts, [len(answer.ids) for answer in answers], [answer.finished for answer in answers]
+        ).score
+        dialogues = [
+            (*prompt.messages, Message("assistant", text)) for prompt, text in zip(self.prompts, texts, strict=True)
+        ]
+        others = {name: np.asarray(scorer.score(dialogues).reported) for name, scorer in self.others.items()}
+        for name, values in others.items():
+            if not np.isfinite(values).all():
+                raise UserError(
+                    f"{name} gives a score that is not a number", remedy="Leave it out of watching.rewards."
+                )
+        return judged, others
+
+    def _kl(self, model: nn.Module, ids: list[list[int]], answers: list[Answer], step: int) -> np.ndarray:
+        """To the start, in nats an answer."""
+        drawn = [answer.ids for answer in answers]
+        kl = sequence_kl(model, self.start, ids, drawn, self.device, self.drawing.temperature)
+        if not np.isfinite(kl).all():
+            raise UserError(
+                f"the KL to the start is no number at step {step}",
+                cause="A policy that gives nothing to what it draws, or weights that are not finite.",
+                remedy="Lower updating.learning_rate; a checkpoint is from before.",
+            )
+        return kl
 
     def _answers(self, model: nn.Module, ids: list[list[int]]) -> list[Answer]:
         tokenizer = self.policy.tokenizer

@@ -13,12 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from alignment import files, parts
 from alignment.errors import UserError
 from alignment.gemma import branches
+from alignment.gemma.branches import Lines
 from alignment.gemma.roles import Outputs, Roles, Separate
 from alignment.gemma.shared_roles import Shared
 from alignment.objectives import policy
@@ -30,7 +29,7 @@ from alignment.rl.episodes import Episodes, Pass, passes
 from alignment.rl.measures import Sums, of_update
 from alignment.rl.order import minibatches
 from alignment.rl.settings import Critic, Updating
-from alignment.training import zero
+from alignment.training import finite, zero
 from alignment.training.engine import Engine, autocast
 from alignment.training.fit import check_groups
 
@@ -74,6 +73,8 @@ class Learner:
         self.model, self.optimiser = self.accelerator.prepare(roles, optimiser)
         zero.need_engine(self.model, engine, self.accelerator.num_processes)
         self._held = False
+        self.learned_from: list[Lines] = []
+        """What the forward passes of the last minibatch took in."""
         self.anchor: DividedAnchor | None = None
         if engine.settings.zero == 3 and isinstance(roles, Separate) and not isinstance(roles, Shared):
             self.anchor = DividedAnchor(roles, engine)
@@ -224,6 +225,7 @@ class Learner:
         terms = tokens if targets.level == "token" else answers
         learns = 0.0 if self._waits(step) else 1.0
         every = self._in_step(self._passes(episodes, groups, self.engine.settings.micro_batch))
+        self.learned_from = [one.lines for one, counts in every if counts]
         for place, (one, counts) in enumerate(every):
             last = place + 1 == len(every)
             told = sums if counts else Sums()
@@ -239,7 +241,7 @@ class Learner:
                     loss = loss + self._value_loss(episodes, targets, one, outputs.values_S, told) / tokens
                 loss = loss * float(counts)
                 if not bool(torch.isfinite(loss)):
-                    self._refuse(f"the loss is {loss.item()} at step {step}", one, out)
+                    self._refuse(f"the loss is {loss.item()} at step {step}", [one.lines], out)
                 self.accelerator.backward(loss)
 
     @staticmethod
@@ -306,7 +308,7 @@ class Learner:
             for role, parameters in self.roles.groups().items():
                 norms[role] = float(torch.nn.utils.clip_grad_norm_(parameters, self.numbers.clip_norm))
         if not all(math.isfinite(norm) for norm in norms.values()):
-            self._refuse(f"the gradient's norm is {norms} at step {step}", None, out)
+            self._refuse(f"the gradient's norm is {norms} at step {step}", self.learned_from, out)
         if self._waits(step):
             # Without gradients AdamW leaves them alone: neither its moments nor its count of steps moves.
             for parameter in self.roles.groups()["policy"]:
@@ -384,15 +386,12 @@ class Learner:
         torch.distributed.all_gather(everyone, own)
         return torch.cat(everyone).cpu().numpy()
 
-    def _refuse(self, problem: str, one: Pass | None, out: Path) -> None:
-        path = out / parts.FOLDER / f"not_a_number_{self.accelerator.process_index}.safetensors"
-        where = ""
-        if one is not None:
-            files.make_folder(path.parent)
-            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in one.lines.items()}, path)
-            where = f"; the batch is in {path}"
+    @staticmethod
+    def _refuse(problem: str, batch: list[Lines], out: Path) -> None:
+        path = finite.save_batch(out, batch)
         raise UserError(
             problem,
             cause="A learning rate that is too high, or weights that were damaged before.",
-            remedy=f"Lower updating.learning_rate or critic.learning_rate{where}; the last checkpoint is from before.",
+            remedy=f"Lower updating.learning_rate or critic.learning_rate; the batch is in {path}; the last checkpoint "
+            "is from before.",
         )

@@ -8,14 +8,12 @@ Axes: B answers, T tokens of an answer.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file
 
 from alignment import console, files, parts, ranks, signals
@@ -28,12 +26,12 @@ from alignment.rl.episodes import Episodes, padded
 from alignment.rl.held_out import HeldOut
 from alignment.rl.learner import Learner
 from alignment.rl.order import keys_of, prompts_of
-from alignment.rl.records import Records
+from alignment.rl.records import Records, answers_kept
 from alignment.rl.settings import Anchoring, Drawing, Estimating, Updating, Watching
 from alignment.rl.state import Progress
 from alignment.sampling.drawer import Drawer
 from alignment.scoring.combine import Reward
-from alignment.training import checkpoints, preemption, snapshots, team, watchdog, zero
+from alignment.training import checkpoints, finite, preemption, snapshots, team, watchdog, zero
 from alignment.training.policies import Policy
 
 ROUNDING = {"fp32": 2e-3, "bf16": 0.25}
@@ -93,8 +91,10 @@ def run(course: Course, learner: Learner, records: Records) -> Progress:
         try:
             learn(course, learner, progress, records, bar)
         except signals.Preempted:
-            # At the end of a step, or between two: a rollout that is not learned from yet is dropped whole.
-            if progress.step > team.from_main(lambda: checkpoints.last_step(course.folder)):
+            # At the end of a step, or between two: a rollout that is not learned from yet is dropped whole. Where a
+            # look was cut short, its step is learned from and not told, and nothing is kept.
+            told = records.told == progress.step
+            if told and progress.step > team.from_main(lambda: checkpoints.last_step(course.folder)):
                 keep(course, learner, progress)
             raise
     if progress.judgement.ended:
@@ -157,7 +157,7 @@ def roll_out(course: Course, learner: Learner, step: int, clock: Clock) -> Episo
         episodes = draw(course, learner, step)
     preemption.heed(learner.engine.device, f"after step {step:,}; what was drawn since is dropped")
     with clock.phase("judge"):
-        with learner.judging(), answers_kept(course.out, episodes):
+        with learner.judging(), answers_kept(course.out, episodes.prompts_of_answers, episodes.texts):
             scored = course.reward.score(
                 episodes.prompts_of_answers, episodes.texts, episodes.lengths, episodes.finished
             )
@@ -207,23 +207,6 @@ def draw(course: Course, learner: Learner, step: int) -> Episodes:
     )
 
 
-@contextmanager
-def answers_kept(out: Path, episodes: Episodes) -> Iterator[None]:
-    """Where the answers cannot be judged, a score that is no number included, they are saved, and the error says so."""
-    try:
-        yield
-    except UserError as error:
-        path = out / parts.FOLDER / f"not_judged_{ranks.rank()}.jsonl"
-        rows = (
-            {"prompt": one.id, "answer": text}
-            for one, text in zip(episodes.prompts_of_answers, episodes.texts, strict=True)
-        )
-        files.make_folder(path.parent)
-        files.write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-        remedy = f"{error.remedy} The answers are in {path}.".strip()
-        raise UserError(error.problem, cause=error.cause, remedy=remedy) from error
-
-
 # ── what has to hold ─────────────────────────────────────────────────────────────────────────────
 
 
@@ -268,56 +251,69 @@ def resume(course: Course, learner: Learner, records: Records) -> Progress:
     progress = state.load(checkpoint, learner)
     course.reward.load_state(progress.reward)
     records.rewind(progress.step)
-    best = progress.judgement.best_step
-    if console.is_main_process() and best is not None:
-        # That of the checkpoint is known to be whole.
-        state.take_out_best(checkpoint, _best(course, best))
+    best = _to_keep(course, progress)
+    if console.is_main_process():
+        if best is not None:
+            # That of the checkpoint is known to be whole.
+            state.take_out_best(checkpoint, _best(course, best))
+        only_best(course, best)
     return progress
 
 
 def keep(course: Course, learner: Learner, progress: Progress) -> None:
     """Save everything that the next step needs."""
-    for name, weight in state.trained(learner).items():
-        if not bool(torch.isfinite(zero.own_part(weight)).all()):
-            raise UserError(
-                f"{name} is not finite after step {progress.step}",
-                cause="A gradient was not: a learning rate that is too high, or arithmetic that overflowed.",
-                remedy="Lower updating.learning_rate, or say engine.precision=fp32; a checkpoint is from before.",
-            )
-    best = progress.judgement.best_step
+    finite.need_weights(
+        state.trained(learner).items(),
+        progress.step,
+        rate="updating.learning_rate",
+        out=course.out,
+        batch=learner.learned_from,
+    )
+    best = _to_keep(course, progress)
     state.save(course.folder, progress, learner, best=None if best is None else _best(course, best))
     watchdog.alive()
-    if console.is_main_process():
-        for path in (course.out / parts.FOLDER).glob("best-*.safetensors"):
-            if path != _best(course, best or 0):
-                path.unlink()
 
 
 def look(course: Course, learner: Learner, progress: Progress, records: Records) -> None:
-    """Measure on the held-out prompts, record the point, and keep the policy where it is the best so far.
+    """Measure on the held-out prompts, record the point, and put the policy aside where it may be the one to keep.
 
-    Every process looks, so that all of them come to the same judgement.
+    Every process looks, and what one sees may be rounded otherwise: all of them judge by what rank 0 has seen.
     """
     with learner.looking() as model:
-        point, rows = course.held_out.measure(model, progress.step)
+        seen, rows = course.held_out.measure(model, progress.step, course.out)
+    point = team.from_main(lambda: seen)
     records.point(point, rows)
     waits = learner.roles.has_critic and progress.step <= learner.critic.warmup
-    if progress.judgement.take(point, course.watching, course.guard, waits=waits):
+    better = progress.judgement.take(point, course.watching, course.guard, waits=waits)
+    if better and course.watching.keep == "best":
         path, weights = _best(course, point.step), zero.on_main(state.trained(learner))
         if console.is_main_process():
             files.make_folder(path.parent)
             state.write_whole(path, weights)
+            only_best(course, point.step)
+
+
+def only_best(course: Course, step: int | None) -> None:
+    """Of the policies that were the best once, leave the one of ``step``."""
+    for path in (course.out / parts.FOLDER).glob("best-*.safetensors"):
+        if step is None or path != _best(course, step):
+            path.unlink()
 
 
 def take_best(course: Course, learner: Learner, progress: Progress) -> None:
     """Put the best policy back, where that is the one to keep."""
     learner.leave()
-    best = progress.judgement.best_step
-    if course.watching.keep == "best" and best is not None and best != progress.step:
+    best = _to_keep(course, progress)
+    if best is not None and best != progress.step:
         team.meet()
         if ranks.is_main() or learner.engine.settings.zero != 3:
             state.put_back(learner, load_file(_best(course, best)))
         console.say(f"  the policy of step {best:,} is kept: the best on held-out prompts", style="dim")
+
+
+def _to_keep(course: Course, progress: Progress) -> int | None:
+    """The step of the best policy so far, where that is to be the result."""
+    return progress.judgement.best_step if course.watching.keep == "best" else None
 
 
 def _best(course: Course, step: int) -> Path:

@@ -6,6 +6,7 @@ Nothing is saved that is a function of step and seed: not the order of the promp
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,8 @@ class Progress:
 def save(folder: Path, progress: Progress, learner: Learner, *, best: Path | None) -> None:
     """Write ``checkpoint-<step>``, of all processes; older ones but one are removed.
 
-    The file of the ``best`` policy so far is part of it, by another name of the same bytes where that can be.
+    The file of the ``best`` policy so far is copied into it: another name of the same bytes would let one damaged byte
+    spoil all checkpoints at once.
     """
     with checkpoints.writing_together(folder, progress.step, team.meet) as beside:
         if learner.engine.settings.zero:
@@ -57,7 +59,7 @@ def save(folder: Path, progress: Progress, learner: Learner, *, best: Path | Non
         if anchor:
             save_file(_plain(anchor), beside / ANCHOR)
         if best is not None:
-            files.link(best, beside / BEST)
+            shutil.copyfile(best, beside / BEST)
         (beside / STATE).write_text(json.dumps(asdict(progress)))
         universal.describe(beside, learner.engine)
 
@@ -87,13 +89,19 @@ def _load_engine(checkpoint: Path, learner: Learner, fits: bool) -> None:
     folder = checkpoint / ENGINE
     if not fits:
         beside = checkpoint.parents[1] / parts.FOLDER / "universal"
-        team.from_main(lambda: universal.convert(folder / TAG, beside / TAG))
+        team.from_main(lambda: _make_universal(folder / TAG, beside))
         folder = beside
     learner.model._config.load_universal_checkpoint = not fits
     found, _ = learner.model.load_checkpoint(str(folder), tag=TAG, load_module_strict=False)
     assert found is not None, "a whole checkpoint has what was saved"
     learner.model._config.load_universal_checkpoint = False
     universal.divide_steps(learner.model)
+
+
+def _make_universal(source: Path, folder: Path) -> None:
+    # DeepSpeed would take fragments of a conversion that was cut short for its own.
+    shutil.rmtree(folder, ignore_errors=True)
+    universal.convert(source, folder / TAG)
 
 
 def trained(learner: Learner) -> dict[str, Tensor]:
@@ -115,7 +123,7 @@ def take_out_best(checkpoint: Path, path: Path) -> None:
     if (checkpoint / BEST).is_file():
         files.make_folder(path.parent)
         beside = path.with_name(path.name + files.TEMPORARY)
-        files.link(checkpoint / BEST, beside)
+        shutil.copyfile(checkpoint / BEST, beside)
         beside.replace(path)
 
 

@@ -110,29 +110,25 @@ def disk_needed_from(settings: Settings, folders: Mapping[str, Path]) -> int:
     """Bytes for the policy and its checkpoints, by its own weights where they are there already.
 
     A checkpoint has what is trained, two moments of it, a moving anchor, and the best policy so far. Two are kept, and
-    a third exists while it is being written.
+    a third exists while it is being written. The best policy lies beside them once more.
     """
     weights, adapters = _bytes(folders.get("policy"), settings.adapter.rank)
     trained = adapters if settings.roles == "shared" or settings.adapter.kind == "lora" else weights
     checkpoint = 3 * trained * (2 if settings.estimating.kind == "gae" else 1)
-    checkpoint += trained * (settings.anchoring.kind == "ema") + trained * (settings.watching.keep == "best")
-    return weights + 3 * checkpoint + RECORDS
+    best = trained * (settings.watching.keep == "best")
+    checkpoint += trained * (settings.anchoring.kind == "ema") + best
+    return weights + 3 * checkpoint + best + RECORDS
 
 
 def _bytes(folder: Path | None, rank: int) -> tuple[int, int]:
-    """Of a model in fp32, whatever it is stored in, and of adapters to all its matrices; without a folder the
-    miniature's, whose adapters count as all of it."""
-    if folder is None:
-        from alignment.gemma.presets import parameter_counts, shape_named
+    """Of a model in fp32, and of adapters to it; without a folder those of the miniature, in which they are one."""
+    from alignment.gemma.presets import parameter_counts, shape_named
+    from alignment.training.optimisation import bytes_of
 
-        weights = 4 * sum(parameter_counts(shape_named("mini"), MINIATURE_VOCABULARY))
-        return weights, weights
-    from math import prod
-
-    from alignment.merging import layout
-
-    shapes = [entry.shape for shard in layout.read(folder).shards for entry in shard.entries]
-    return 4 * sum(map(prod, shapes)), 4 * rank * sum(sum(shape) for shape in shapes if len(shape) == 2)
+    if folder is not None:
+        return bytes_of(folder, rank)
+    weights = 4 * sum(parameter_counts(shape_named("mini"), MINIATURE_VOCABULARY))
+    return weights, weights
 
 
 def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import math
 import os
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from alignment import console, files, parts
+from alignment import console
 from alignment.errors import UserError
-from alignment.training import checkpoints, team, universal, watchdog, zero
+from alignment.training import checkpoints, finite, team, universal, watchdog, zero
 from alignment.training.engine import Engine, batch_arithmetic
 from alignment.training.optimisation import Optimisation, total_steps
 from alignment.training.preemption import StepEnds
@@ -133,7 +133,7 @@ def conduct(course: Course, build: Callable[[Course, Watcher], Planned]) -> Trai
         trainer.add_callback(Aside(course.out, course.numbers.snapshots))
         result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.ends.end()
-    need_finite_weights(cast(nn.Module, trainer.model), course.steps)
+    trainer.need_finite_weights(cast(nn.Module, trainer.model))
     zero.end(trainer.model_wrapped, course.engine)
     amount = sum(team.exchange(watcher.amount))
     # From the file and not from memory: a run that was killed after its last step has no step left to log.
@@ -158,6 +158,7 @@ class Planned(Trainer):
         self._folder = self._writing = course.folder
         self._out, self._engine = course.out, course.engine
         self._batches = batches
+        self._learned_from: deque[Mapping[str, Any]] = deque(maxlen=self.args.gradient_accumulation_steps)
         self.remove_callback(PrinterCallback)
         self.ends = StepEnds(self)
         self.add_callback(self.ends)
@@ -169,18 +170,28 @@ class Planned(Trainer):
         loader: DataLoader = DataLoader(self.train_dataset, batch_sampler=self._batches, collate_fn=self.data_collator)
         return self.accelerator.prepare(loader)
 
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *rest: Any, **more: Any) -> Tensor:
+        """TRL's own, of a micro-batch; those of the last step are at hand."""
+        self._learned_from.append(inputs)
+        loss: Tensor = super().training_step(model, inputs, *rest, **more)
+        return loss
+
     def need_finite(self, loss: Tensor, inputs: Mapping[str, Tensor]) -> None:
         """Stop where a loss is not a number, with the batch that made it saved. Raises :class:`UserError`."""
         if bool(torch.isfinite(loss)):
             return
-        path = self._out / parts.FOLDER / f"not_a_number_{self.accelerator.process_index}.safetensors"
-        files.make_folder(path.parent)
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in inputs.items()}, path)
+        path = finite.save_batch(self._out, [inputs])
         raise UserError(
             f"the loss is {loss.item()} at step {self.state.global_step + 1}",
             cause="A learning rate that is too high, or weights that were damaged before.",
             remedy=f"Lower optimisation.learning_rate; the batch is in {path}, the last whole checkpoint from before.",
         )
+
+    def need_finite_weights(self, model: nn.Module) -> None:
+        """Stop where a trained weight is not a number, with the last step's batch saved. Raises :class:`UserError`."""
+        trained = ((name, weight) for name, weight in model.named_parameters() if weight.requires_grad)
+        rate, step = "optimisation.learning_rate", self.state.global_step
+        finite.need_weights(trained, step, rate=rate, out=self._out, batch=self._learned_from)
 
     def _prepare_for_training(self, *args: Any, **more: Any) -> Any:
         zero.divide_for(cast(nn.Module, self.model), self._engine)
@@ -192,7 +203,7 @@ class Planned(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         # TRL's own adds a model card; transformers' own writes in place. Ours is whole or not there.
         step = self.state.global_step
-        need_finite_weights(model, step)
+        self.need_finite_weights(model)
         with checkpoints.writing_together(self._folder, step, team.meet) as beside:
             self._writing = beside
             Trainer._save_checkpoint(self, model, trial)
@@ -215,18 +226,6 @@ class Planned(Trainer):
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self._writing)
-
-
-def need_finite_weights(model: nn.Module, step: int) -> None:
-    """A finite loss may have a gradient that is not: such weights are never kept. Raises :class:`UserError`."""
-    for name, weight in model.named_parameters():
-        if weight.requires_grad and not bool(torch.isfinite(zero.own_part(weight)).all()):
-            raise UserError(
-                f"{name} is not finite after step {step}",
-                cause="A gradient was not: a learning rate that is too high, or arithmetic that overflowed.",
-                remedy="Lower optimisation.learning_rate, or say engine.precision=fp32; the last whole checkpoint is "
-                "from before.",
-            )
 
 
 LOGGED = (

@@ -22,6 +22,7 @@ from alignment.chat.types import Messages, Prompt, messages
 from alignment.gemma import core
 from alignment.gemma.presets import Shape, TokenIds
 from alignment.gemma.roles import Separate, critic_from_policy
+from alignment.gemma.shared_roles import Shared
 from alignment.rl import loop
 from alignment.rl.episodes import Episodes, padded
 from alignment.rl.held_out import HeldOut
@@ -161,16 +162,12 @@ class Made:
         return loop.run(self.course, self.learner, self.records)
 
 
-def learner(changes: Mapping[str, Any] | None = None, how: Engine | None = None, *, lora: int = 0) -> Learner:
-    """Roles and their optimiser, the same at every call."""
+def learner(
+    changes: Mapping[str, Any] | None = None, how: Engine | None = None, *, lora: int = 0, shared: int = 0
+) -> Learner:
+    """Roles and their optimiser, the same at every call; ``shared``: adapters of this rank on one trunk."""
     some, how = numbers(changes), how or engine()
-    start = policy(lora=lora)
-    critic = None
-    if some["estimating"].kind == "gae":
-        critic = critic_from_policy(core.causal_lm(model()))
-        nn.init.normal_(critic.score.weight, 0, 0.2, generator=torch.Generator().manual_seed(1))
-    torch.manual_seed(SEED)
-    roles = Separate(start.model, critic, moves=some["anchoring"].kind == "ema", chunk_tokens=16)
+    roles = _on_one_trunk(some, shared) if shared else _separate(some, lora)
     return Learner(
         roles,
         some["updating"],
@@ -178,9 +175,26 @@ def learner(changes: Mapping[str, Any] | None = None, how: Engine | None = None,
         how,
         samples=some["drawing"].samples,
         temperature=some["drawing"].temperature,
-        pad_id=start.tokenizer.pad_id,
+        pad_id=tokenizer().pad_id,
         seed=SEED,
     )
+
+
+def _on_one_trunk(some: Mapping[str, Any], rank: int) -> Shared:
+    torch.manual_seed(SEED)
+    critic: Any = "policy" if some["estimating"].kind == "gae" else None
+    moves = some["anchoring"].kind == "ema"
+    return Shared(model(), rank=rank, alpha=8.0, critic=critic, moves=moves, chunk_tokens=16)
+
+
+def _separate(some: Mapping[str, Any], lora: int) -> Separate:
+    start = policy(lora=lora)
+    critic = None
+    if some["estimating"].kind == "gae":
+        critic = critic_from_policy(core.causal_lm(model()))
+        nn.init.normal_(critic.score.weight, 0, 0.2, generator=torch.Generator().manual_seed(1))
+    torch.manual_seed(SEED)
+    return Separate(start.model, critic, moves=some["anchoring"].kind == "ema", chunk_tokens=16)
 
 
 def made(
@@ -193,13 +207,14 @@ def made(
     guard: str | None = None,
     how: Engine | None = None,
     lora: int = 0,
+    shared: int = 0,
     count: int = 11,
     **course: Any,
 ) -> Made:
     """A whole run, the same at every call; ``course`` replaces parts of it."""
     out.mkdir(parents=True, exist_ok=True)
     some = numbers(changes)
-    who = learner(changes, how, lora=lora)
+    who = learner(changes, how, lora=lora, shared=shared)
     reward = Reward(rule or Letters(), whiten=whiten, unfinished=unfinished, length_penalty=0.01)  # type: ignore[arg-type]
     acting = Policy(who.roles.policy, tokenizer(), "gemma2")  # type: ignore[arg-type]
     held = [question(100 + number) for number in range(some["watching"].prompts)]

@@ -346,14 +346,22 @@ def test_a_loss_that_is_no_number_stops_the_run_with_the_batch_saved(tmp_path: P
     assert support.same(support.weights(who.roles), before)
 
 
-def test_a_gradient_that_is_no_number_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    who = support.learner()
+@pytest.mark.parametrize("micro", [None, 2])
+def test_a_gradient_that_is_no_number_stops_the_run_with_the_batch_saved(tmp_path: Path, micro: int | None) -> None:
+    """All forward passes of the minibatch: any of them may be at fault."""
+    who = support.learner({"updating.minibatch": 8}, support.engine(micro_batch=micro))
     one = near(who, support.episodes())
     before = support.weights(who.roles)
     weight = next(who.roles.parameters())
     weight.register_hook(lambda gradient: gradient * torch.inf)
-    with pytest.raises(UserError, match="gradient's norm"):
+    with pytest.raises(UserError, match="gradient's norm") as caught:
         update(who, one, out=tmp_path)
+    (file,) = tmp_path.rglob("not_a_number_*.safetensors")
+    assert str(file) in str(caught.value.remedy)
+    saved = {name: ids.flatten().tolist() for name, ids in load_file(file).items() if name.startswith("input_ids")}
+    assert len(saved) == (4 if micro else 1)
+    for answer in one.answers:
+        assert any(ids[start : start + len(answer)] == answer for ids in saved.values() for start in range(len(ids)))
     assert support.same(support.weights(who.roles), before)
 
 

@@ -13,6 +13,7 @@ import pytest
 import rl_support as support
 import torch
 from rl_support import Made, made
+from safetensors.torch import load_file
 from torch import nn
 
 from alignment.errors import UserError
@@ -21,6 +22,7 @@ from alignment.rl import loop
 from alignment.rl.control import Point
 from alignment.rl.held_out import HeldOut
 from alignment.rl.learner import Learner
+from alignment.rl.state import Beta, Progress
 from alignment.sampling.drawer import OwnDrawer
 from alignment.sampling.sampler import Answer
 from alignment.training.tracking import read_metrics
@@ -263,12 +265,25 @@ class Scripted:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, points: dict[int, tuple[float, float, float]]) -> None:
         self.weights: dict[int, dict[str, torch.Tensor]] = {}
 
-        def measure(_: HeldOut, model: nn.Module, step: int) -> tuple[Point, list[Any]]:
+        def measure(_: HeldOut, model: nn.Module, step: int, out: Path) -> tuple[Point, list[Any]]:
             self.weights[step] = support.weights(model)
             reward, kl, short = points[step]
             return Point(step, kl, reward, {"short": short}), [{"step": step, "prompt": "", "answer": ""}]
 
         monkeypatch.setattr(HeldOut, "measure", measure)
+
+
+def test_every_process_judges_by_what_rank_0_has_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rank 1, which rounds otherwise, would end here; waited for by rank 0, which goes on."""
+    Scripted(monkeypatch, {0: (0.0, 0.0, 0.0), 2: (0.0, 0.0, 0.0)})
+    run, progress = made(tmp_path, {"watching.patience": 1}), Progress(0, Beta(0.1))
+    seen = iter([Point(0, 0.0, 0.0, {"short": 0.0}), Point(2, 0.1, 1e-9, {"short": 0.0})])
+    monkeypatch.setattr(loop.team, "from_main", lambda work: next(seen))
+    for step in (0, 2):
+        progress.step = step
+        loop.look(run.course, run.learner, progress, run.records)
+    assert not progress.judgement.ended
+    assert (progress.judgement.best_step, progress.judgement.best) == (2, 1e-9)
 
 
 RISING = {0: (0.0, 0.0, 0.5), 2: (0.4, 1.0, 0.9), 4: (0.3, 3.0, 0.8), 6: (0.9, 9.0, 0.1)}
@@ -369,6 +384,12 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(loop, "one_step", spoil)
     monkeypatch.setattr(loop, "look", lambda *_: None)
-    with pytest.raises(UserError, match="is not finite after step 4"):
+    with pytest.raises(UserError, match="is not finite after step 4") as refused:
         run.go()
+    batch = tmp_path / "parts" / "not_a_number_0.safetensors"
+    assert f"the batch is in {batch}" in refused.value.remedy
+    saved = load_file(batch)
+    assert saved.keys() == run.learner.learned_from[0].keys()
+    for name, value in run.learner.learned_from[0].items():
+        assert torch.equal(saved[name], value)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["checkpoint-2"]

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from rl_support import Made, made
 from alignment import signals
 from alignment.errors import UserError
 from alignment.rl import loop, state
+from alignment.rl.held_out import HeldOut
 from alignment.rl.learner import Learner
 from alignment.sampling.drawer import OwnDrawer
 from alignment.training import checkpoints
@@ -116,6 +118,44 @@ def test_what_is_drawn_is_learned_from_or_dropped_whole(
     assert rows == undisturbed[1]
 
 
+class Away(support.Letters):
+    """A served reward: stopped while it is asked for the ``call``-th time, when its server does not answer."""
+
+    def __init__(self, call: int) -> None:
+        self.call = call
+
+    def __call__(self, *some: Any) -> Any:
+        self.call -= 1
+        if self.call == 0:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            signals.pause(9.0, "while it did not answer")
+        return super().__call__(*some)
+
+
+@pytest.mark.parametrize(
+    ("call", "kept"),
+    [(1, None), (4, None), (7, 3), (9, 3)],
+    ids=["the look at step 0", "that at step 2", "that at step 4, behind a checkpoint", "the last"],
+)
+def test_stopped_during_a_look_it_keeps_no_step_that_is_not_told(
+    call: int,
+    kept: int | None,
+    undisturbed: tuple[dict[str, torch.Tensor], list[Any]],
+    tmp_path: Path,
+    listening: None,
+) -> None:
+    with pytest.raises(signals.Preempted, match="SIGUSR1: stopped while it did not answer"):
+        begun(tmp_path, rule=Away(call)).go()
+    last = checkpoints.last_whole(tmp_path / "checkpoints")
+    assert (None if last is None else checkpoints.step_of(last)) == kept
+    signals.restore()
+    run = begun(tmp_path)
+    run.go()
+    weights, rows = left(tmp_path, run)
+    assert support.same(weights, undisturbed[0])
+    assert rows == undisturbed[1]
+
+
 @pytest.mark.parametrize(("owner", "name", "call"), [(Learner, "update", STEPS), (checkpoints, "commit", 2)])
 def test_when_the_last_step_is_done_nothing_stops_it(
     owner: Any,
@@ -159,13 +199,37 @@ def test_a_damaged_checkpoint_is_passed_over_with_the_best_policy_that_it_knew(
     assert rows == undisturbed[1]
 
 
-def test_the_best_policy_is_a_part_of_every_checkpoint(tmp_path: Path) -> None:
+def test_one_damaged_byte_of_the_best_policy_costs_one_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The best is that of step 0, in all checkpoints, whose files are their own."""
+    measure = HeldOut.measure
+
+    def falling(self: HeldOut, model: Any, step: int, out: Path) -> Any:
+        point, rows = measure(self, model, step, out)
+        return replace(point, reward=-float(step)), rows
+
+    monkeypatch.setattr(HeldOut, "measure", falling)
     begun(tmp_path).go()
-    for checkpoint in checkpoints.newest_first(tmp_path / "checkpoints"):
+    newest, before = checkpoints.newest_first(tmp_path / "checkpoints")
+    for checkpoint in (newest, before):
         assert state.BEST in json.loads((checkpoint / checkpoints.MARK).read_text())
+    with open(newest / state.BEST, "r+b") as file:
+        last = file.seek(-1, os.SEEK_END)
+        byte = file.read(1)[0] ^ 1
+        file.seek(last)
+        file.write(bytes([byte]))
+    assert checkpoints.last_whole(tmp_path / "checkpoints") == before
     (best,) = (tmp_path / "parts").glob("best-*")
-    newest = checkpoints.newest_first(tmp_path / "checkpoints")[0]
-    assert os.path.samefile(best, newest / state.BEST), "the same bytes, once on the disk"
+    assert best.read_bytes() == (before / state.BEST).read_bytes()
+    # What is taken out of a checkpoint is a file of its own too.
+    state.take_out_best(before, best)
+    assert not os.path.samefile(best, before / state.BEST)
+
+
+def test_where_the_last_policy_is_the_result_no_other_takes_room(tmp_path: Path) -> None:
+    made(tmp_path, KIND | {"watching.keep": "last"}).go()
+    assert not list(tmp_path.rglob("best*"))
 
 
 def test_answers_whose_score_is_no_number_are_saved(tmp_path: Path) -> None:

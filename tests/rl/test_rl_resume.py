@@ -220,3 +220,14 @@ def test_an_adapter_comes_back_too(tmp_path: Path) -> None:
     again = fresh("cut")
     again.go()
     need_the_same(left_behind(tmp_path / "cut", again), left_behind(tmp_path / "whole", whole))
+
+
+def test_what_an_interrupted_conversion_has_left_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DeepSpeed takes every fragment that it finds."""
+    stale = tmp_path / "parts" / "universal" / state.TAG / "tmp" / "a fragment"
+    stale.parent.mkdir(parents=True)
+    stale.touch()
+    found: list[bool] = []
+    monkeypatch.setattr(state.universal, "convert", lambda source, target: found.append(stale.exists()))
+    state._make_universal(tmp_path / "checkpoints" / "checkpoint-2" / state.ENGINE, stale.parents[2])
+    assert found == [False]

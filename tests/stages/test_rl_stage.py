@@ -220,8 +220,8 @@ def test_the_best_policy_is_the_one_that_is_written(
     measure = HeldOut.measure
     rewards = {0: 0.0, 1: 5.0, 2: 1.0}
 
-    def scripted(self: HeldOut, model: Any, step: int) -> Any:
-        point, rows = measure(self, model, step)
+    def scripted(self: HeldOut, model: Any, step: int, out: Path) -> Any:
+        point, rows = measure(self, model, step, out)
         return replace(point, reward=rewards[step]), rows
 
     monkeypatch.setattr(HeldOut, "measure", scripted)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from transformers import GemmaTokenizer
 from trl import SFTTrainer
@@ -228,9 +229,15 @@ def test_steps_come_from_epochs_or_from_steps_and_not_from_both() -> None:
 
 
 def test_weights_that_are_not_finite_are_never_kept(tokenizer_folder: Path, tmp_path: Path) -> None:
-    """The loss of a step is finite, its gradient is not: neither a checkpoint nor a model comes of it."""
+    """The loss of a step is finite, its gradient is not: no checkpoint comes of it, and the step's batch is saved."""
     model = core.build(SHAPE, VOCABULARY, TokenIds(), 0)
     model.model.norm.weight.register_hook(lambda gradient: gradient * float("inf"))
-    with pytest.raises(UserError, match=r"is not finite after step|the loss is nan"):
-        fit(tmp_path / "run", tokenizer_folder, engine(), model, steps=2, checkpoint_steps=1)
+    with pytest.raises(UserError, match="is not finite after step 1") as caught:
+        fit(tmp_path / "run", tokenizer_folder, engine(micro_batch=4), model, steps=2, checkpoint_steps=1)
     assert checkpoints.last_whole(tmp_path / "run" / "checkpoints") is None
+    (file,) = tmp_path.rglob("not_a_number_0.safetensors")
+    assert str(file) in str(caught.value.remedy)
+    saved, data = load_file(file), rows()
+    ids = torch.cat([saved["input_ids"].flatten(), saved["input_ids.1"].flatten()])
+    places = next(plan_steps(data.lengths, 8, 2, 3, 2))
+    assert ids.ne(0).sum() == sum(data.lengths[place] for place in places), "both micro-batches of the step"
