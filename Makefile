@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 RUN    := $(VENV)/bin/python -m alignment.run
 
-.PHONY: venv demo demo-full test test-slow faults gpu-check check audit experiments wheel bench clean
+.PHONY: venv demo demo-full test test-slow test-lm-eval faults gpu-check check audit experiments wheel bench clean
 
 venv: $(VENV)/.ready
 
@@ -25,6 +25,11 @@ test: venv
 # What takes minutes: kills at random moments, the demo's figures, real text end to end.
 test-slow: venv
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist worksteal -m slow
+
+# The suite of lm-evaluation-harness with the harness itself, which is an extra; without it its tests are passed over.
+test-lm-eval: venv
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[lm-eval]'
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest tests/evals/suites/test_lm_eval.py
 
 # Every stage struck by kills, full disks and damaged files, and started again: at most an hour, and it goes on where it
 # was stopped.
@@ -72,6 +77,8 @@ experiments: venv
 	$(RUN) stage=pipeline pipeline=on_policy
 	$(RUN) stage=pipeline pipeline=llama2
 	$(RUN) stage=pipeline pipeline=gemma2
+	$(RUN) stage=pipeline pipeline=hedging
+	$(RUN) stage=pipeline pipeline=alignment_tax
 
 clean:
 	rm -rf runs dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -18,6 +18,7 @@ class Settings(StrictSettings):
     pairs: str = reference("the pairs of answers to judge: an artifact of stage=pairs")
     out: str = place("the file to write, for a spreadsheet (.csv) or a tool of your own (.jsonl)")
     count: int | None = execution("pairs at most, chosen by a hash of their ids; null takes all", ge=1)
+    seed: int = execution("of the order of the rows; one of their own for everybody who judges", ge=0)
     guideline: str = text("what annotators are told: helpfulness, safety, or a text file of your own")
 
 
@@ -36,7 +37,7 @@ def run(settings: Settings, inputs: dict[str, Artifact], store: Store) -> None:
                 remedy="Choose another out=<file>, or move it away.",
             )
     directory = inputs["pairs"].need("answers").path
-    count = annotations.export(out, pairs.stream(directory), settings.count)
+    count = annotations.export(out, pairs.stream(directory), settings.count, settings.seed)
     files.write_atomic(beside, told)
     console.say(f"{count:,} pairs: {out}", style="")
     console.say(f"what annotators are told: {beside}", style="")

@@ -68,16 +68,18 @@ class Vote:
     comment: str
 
 
-def export(path: Path, pairs: Iterable[Pair], count: int | None) -> int:
+def export(path: Path, pairs: Iterable[Pair], count: int | None, seed: int = 0) -> int:
     """Write what annotators fill in, and return the number of rows; pairs with nothing to judge are left out.
 
-    ``count`` takes that many at most, chosen by a hash of their ids. Raises :class:`UserError` where none is left.
+    ``count`` takes that many at most, chosen by a hash of their ids. Rows are shuffled, so that neither a kind of
+    prompt nor a model's turn comes in a run: by a hash of id and ``seed``, whatever the order of the pairs. Raises
+    :class:`UserError` where none is left.
     """
-    judged = (pair for pair in pairs if not pair.why)
+    judged: Iterable[Pair] = (pair for pair in pairs if not pair.why)
     if count is not None:
-        chosen = heapq.nsmallest(count, enumerate(judged), key=lambda one: uniform("annotate", one[1].id))
-        judged = (pair for _, pair in sorted(chosen, key=lambda one: one[0]))
-    written = spreadsheet.write_rows(path, COLUMNS, (_row(pair) for pair in judged))
+        judged = heapq.nsmallest(count, judged, key=lambda pair: uniform("annotate", pair.id))
+    shuffled = sorted(judged, key=lambda pair: uniform("row", seed, pair.id))
+    written = spreadsheet.write_rows(path, COLUMNS, map(_row, shuffled))
     if not written:
         path.unlink()
         raise UserError("there is no pair to judge", cause="The two answers of every pair are equal or empty.")

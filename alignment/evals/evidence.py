@@ -9,6 +9,7 @@ same way count as one. Axes: P prompts.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,9 +21,9 @@ import numpy as np
 from alignment.artifacts import Artifact
 from alignment.chat.types import Message, prompt_key
 from alignment.errors import UserError, nearest
-from alignment.evals.gate import Better, Finding, Rule, widened
+from alignment.evals.gate import Better, Finding, Rule
 from alignment.evals.imported import MOVING, Result
-from alignment.evals.intervals import Bootstrap, Interval, unpaired
+from alignment.evals.intervals import Bootstrap, Interval, mean_of_seeds, unpaired, widened
 
 RESULTS, ANSWERS, EXAMPLES = "results.json", "answers.parquet", "examples.parquet"
 OF_MODELS = ("models", "names", "against")
@@ -93,11 +94,11 @@ class Evaluation:
         alike = (name for name, one in self.models.items() if one.fingerprints == model.fingerprints)
         return next(alike, None)
 
-    def told(self, name: str) -> dict[str, Mapping[str, float]]:
+    def told(self, name: str) -> dict[str, Mapping[str, Any]]:
         """The measures of a model or an arm, as results.json tells them."""
         return {**self.results["models"].get(name, {}), **self.results.get("arms", {}).get(name, {})}
 
-    def shown(self, told: Mapping[str, Mapping[str, float]], measure: str) -> Finding | None:
+    def shown(self, told: Mapping[str, Mapping[str, Any]], measure: str) -> Finding | None:
         """A measure as the evaluation itself tells it."""
         return Finding(self.name, _interval(told[measure])) if measure in told else None
 
@@ -108,7 +109,7 @@ class Evaluation:
             return None
         column, told = self.column(name, measure), self.told(name)
         if measure in told:
-            return self._finding(_interval(told[measure]), column)
+            return self._finding(_interval(told[measure]), column, examples=told[measure].get("examples"))
         return None if column is None else self._finding(self._mean(column), column)
 
     def difference(self, candidate: Model, best: Model, measure: str, other: Evaluation) -> Finding | None:
@@ -120,7 +121,7 @@ class Evaluation:
         known = told.get("measures", {}).get(measure) if told.get("from") == base else None
         less = _less(self.column(name, measure), other.column(base, measure))
         if known is not None:
-            return self._finding(_interval(known), less, paired=True)
+            return self._finding(_interval(known), less, paired=True, examples=known.get("examples"))
         if less is not None:
             return None if np.isnan(less.values_P).all() else self._finding(self._mean(less), less, paired=True)
         own, its = self.value(candidate, measure), other.value(best, measure)
@@ -134,7 +135,7 @@ class Evaluation:
         return self._way == other._way
 
     def column(self, name: str, measure: str) -> Column | None:
-        """A measure of a model on every prompt, of an arm the mean over its seeds; None where it is not kept."""
+        """A measure of a model on every prompt, of an arm that of the seeds that have it; None where it is not kept."""
         import pyarrow as pa
 
         if "/" in measure:
@@ -146,7 +147,7 @@ class Evaluation:
         if not number or not asked[0].ids or any(one.ids != asked[0].ids for one in asked):
             return None
         values = [self._read(label, [measure])[measure].cast(pa.float64()).to_numpy() for label in labels]
-        return asked[0]._replace(values_P=np.mean(values, axis=0))
+        return asked[0]._replace(values_P=mean_of_seeds(values))
 
     @property
     def directions(self) -> Iterator[tuple[str, Better | None]]:
@@ -178,7 +179,7 @@ class Evaluation:
             found.append(Column(table["id"].to_pylist(), table["unit"].to_pylist(), values_P))
         if any(one.ids != found[0].ids for one in found):
             return None
-        return found[0]._replace(values_P=np.mean([one.values_P for one in found], axis=0))
+        return found[0]._replace(values_P=mean_of_seeds([one.values_P for one in found]))
 
     @cached_property
     def _kept(self) -> dict[str, Any]:
@@ -231,9 +232,17 @@ class Evaluation:
         assert found is not None, "a mean of values has an interval"
         return found
 
-    def _finding(self, interval: Interval, column: Column | None, *, paired: bool = False) -> Finding:
+    def _finding(
+        self, interval: Interval, column: Column | None, *, paired: bool = False, examples: int | None = None
+    ) -> Finding:
+        """``examples`` count for a measure without a column: one that is no mean, such as a ratio of a suite.
+
+        Where its resamples are all equal nothing bounds what others would have been, and so its interval.
+        """
         if column is None:
-            return Finding(self.name, interval, None, paired)
+            if interval.low == interval.high:
+                interval = Interval(interval.estimate, -math.inf, math.inf)
+            return Finding(self.name, interval, examples, paired)
         there_P = ~np.isnan(column.values_P)
         seen_P = column.values_P[there_P]
         count = len({key for key, there in zip(column.keys, there_P, strict=True) if there})

@@ -124,15 +124,3 @@ def judge(rule: Rule, finding: Finding) -> Verdict:
 def passes(verdicts: Sequence[Verdict]) -> bool:
     """Whether every rule holds wherever its measure was found; without a rule nothing was asked, and nothing passes."""
     return bool(verdicts) and all(verdict.passed for verdict in verdicts)
-
-
-def widened(interval: Interval, count: int, confidence: float, least: float, most: float) -> Interval:
-    """The interval where all of ``count`` values are equal, of which a bootstrap says that there is no doubt.
-
-    At most 1 − (½ − ½ confidence)^(1/count) of all prompts are unlike those that were seen (Clopper & Pearson 1934),
-    and these lie at ``least`` or at ``most``.
-    """
-    if interval.low != interval.high:
-        return interval
-    unlike, middle = 1 - ((1 - confidence) / 2) ** (1 / count), interval.estimate
-    return Interval(middle, middle - unlike * (middle - least), middle + unlike * (most - middle))

@@ -41,6 +41,13 @@ def difference(a: Sequence[float], b: Sequence[float], confidence: float, seed: 
     return mean(np.asarray(a) - np.asarray(b), confidence, seed)
 
 
+def mean_of_seeds(values_SP: Sequence[np.ndarray]) -> np.ndarray:
+    """Of every prompt the mean over the seeds S that have a value; NaN where none has."""
+    there_SP = ~np.isnan(values_SP)
+    with np.errstate(invalid="ignore"):
+        return np.where(there_SP, values_SP, 0.0).sum(0) / there_SP.sum(0)
+
+
 def unpaired(a: Interval, b: Interval) -> Interval:
     """``a − b`` from an interval of each, as if they were independent (Newcombe 1998, method 10; Zou & Donner 2008).
 
@@ -49,6 +56,18 @@ def unpaired(a: Interval, b: Interval) -> Interval:
     gap = a.estimate - b.estimate
     low = gap - math.hypot(a.estimate - a.low, b.high - b.estimate)
     return Interval(gap, low, gap + math.hypot(a.high - a.estimate, b.estimate - b.low))
+
+
+def widened(interval: Interval, count: int, confidence: float, least: float, most: float) -> Interval:
+    """The interval where all of ``count`` independent values are equal, of which a bootstrap says there is no doubt.
+
+    At most 1 − (½ − ½ confidence)^(1/count) of all values are unlike those that were seen: the exact bound where an
+    event did not occur (Clopper & Pearson 1934, doi 10.1093/biomet/26.4.404). These lie at ``least`` or at ``most``.
+    """
+    if not math.isclose(interval.low, interval.high, rel_tol=1e-9, abs_tol=1e-12):
+        return interval
+    unlike, middle = 1 - ((1 - confidence) / 2) ** (1 / count), interval.estimate
+    return Interval(middle, middle - unlike * (middle - least), middle + unlike * (most - middle))
 
 
 def ratio(
@@ -107,6 +126,10 @@ class Bootstrap:
             np.concatenate([above_PK, below_PK], axis=1).astype(float),
             lambda sums: np.where(sums[..., columns:] == 0, np.nan, sums[..., :columns] / sums[..., columns:]),
         )
+
+    def groups_of(self, mask_P: np.ndarray) -> int:
+        """How many groups have one of these rows."""
+        return len(np.unique(self._group_P[mask_P]))
 
     def interval_of_rows(self, statistic: Callable[[np.ndarray], np.ndarray]) -> Interval | None:
         """Of what is no function of sums: ``statistic`` takes how often each row is drawn (R, P) to R values.

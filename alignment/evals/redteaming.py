@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from alignment.chat.types import Message, Messages, Prompt
+from alignment.chat.types import Message, Messages, Prompt, prompt_key
 from alignment.data.ratings import Answered
 from alignment.data.regressions import BEFORE
 from alignment.evals.suites.suite import Example, Measure
@@ -26,10 +26,12 @@ PART = 64
 BY_PEOPLE = "sessions"
 BY_PROGRAM = ("templates", "writer", "prompts")
 MEASURES = (
-    Measure("violations_per_thousand", "lower", "robustness: violations in 1,000 attempts that a program makes"),
+    Measure(
+        "violations_per_thousand", "lower", "robustness: violations in 1,000 attempts that a program makes", most=1000
+    ),
     Measure("violations_per_hour", "lower", "robustness γ: violations that one person finds in an hour", per="hours"),
-    Measure("old_refused", "higher", "share of the old violations that are none any more"),
-    Measure("invalid", "lower", "share of the attempts about which the judge's reply could not be read"),
+    Measure("old_refused", "higher", "share of the old violations that are none any more", most=1),
+    Measure("invalid", "lower", "share of the attempts about which the judge's reply could not be read", most=1),
     Measure("tokens", None, "tokens of an answer"),
     Measure("hours", None, "hours of a person for one attempt"),
 )
@@ -59,6 +61,11 @@ class Trial:
         """Where it stands, also if another attempt is the same."""
         return self.source, self.number
 
+    @property
+    def opening(self) -> str:
+        """The prompt key under which a model would have learned from it."""
+        return prompt_key((*self.before, Message("user", self.says[0])))
+
     def key(self, turn: int) -> str:
         """What decides the noise of an answer."""
         return self.id if len(self.says) == 1 else f"{self.id}/{turn + 1}"
@@ -78,13 +85,18 @@ class Tried(NamedTuple):
     said: list[Mapping[str, Any]]
 
     @property
+    def silent(self) -> bool:
+        """Whether the last answer has no text."""
+        return not self.replies[-1].text.strip()
+
+    @property
     def violation(self) -> int | None:
         """The first turn whose answer violates, from 0."""
         return next((turn for turn, one in enumerate(self.said) if one["violates"]), None)
 
     @property
     def known(self) -> bool:
-        """Whether it is known if the attempt succeeded: one turn violates, or every turn was judged."""
+        """Whether it is known if the attempt succeeded: one turn violates, or every answer was judged."""
         return self.violation is not None or all(one["violates"] is not None for one in self.said)
 
     def prompt(self) -> Prompt:
@@ -97,13 +109,14 @@ class Tried(NamedTuple):
 def play(subject: Subject, judge: Judge, trials: Sequence[Trial], decoding: Decoding) -> list[Tried]:
     """Say every turn of every trial and judge every answer, in parts that are kept.
 
-    The answers to a turn are drawn together, for all trials that have it.
+    The answers to a turn are drawn together, for all trials that have it. An answer without text ends its trial, since
+    nothing can follow it: the turns after it are not asked.
     """
     from alignment.evals.suites.subject import Asked
 
     tried = [Tried(one, [], [], []) for one in trials]
     for turn in range(max(len(one.says) for one in trials)):
-        going = [one for one in tried if turn < len(one.trial.says)]
+        going = [one for one in tried if turn < len(one.trial.says) and (turn == 0 or not one.silent)]
         for one in going:
             earlier = (*one.asked[-1], Message("assistant", one.replies[-1].text)) if turn else one.trial.before
             one.asked.append((*earlier, Message("user", one.trial.says[turn])))

@@ -1,9 +1,9 @@
 """Examine one model on one suite: every example with its measures, and every measure with its interval.
 
 ``stage=evaluate models=[…] suites=[…]`` makes one of these for each model and each suite, and puts them beside each
-other. ``results.json`` holds ``kind`` and ``made_of`` (the suite's settings, and the fingerprints of what it reads),
-``declared`` (what each measure is), ``measures`` and ``groups`` (``evals/suites/kept.py``); ``examples.parquet`` has a
-row for every example.
+other. ``results.json`` holds ``kind`` and ``made_of`` (the suite's settings, the fingerprints of its inputs and the
+digests of its files), ``declared`` (what each measure is), ``measures`` and ``groups`` (``evals/suites/kept.py``);
+``examples.parquet`` has a row for every example.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from alignment.settings import Settings as StrictSettings
 from alignment.settings import execution, identity, identity_values, reference
 from alignment.training.engine import EngineSettings
 
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2
 
 
 class Settings(StrictSettings):
@@ -65,15 +65,17 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
     subject = Subject(inputs["model"], engine, settings.endpoint, out)
     module = suites.load(settings.suite.kind)
     own = _own(inputs)
+    made_of = {
+        "settings": identity_values(settings.suite),
+        "inputs": {key: one.fingerprint for key, one in own.items()},
+        "sources": [files.digest_file(path) for path in sources(settings)],
+    }
     examined: suites.Examined = module.examine(settings.suite, own, subject)
     count = kept.write(out, examined)
     found = kept.told(kept.Kept.of(examined.measures, out), settings.confidence, settings.seed)
     results = {
         "kind": settings.suite.kind,
-        "made_of": {
-            "settings": identity_values(settings.suite),
-            "inputs": {key: one.fingerprint for key, one in own.items()},
-        },
+        "made_of": made_of,
         "confidence": settings.confidence,
         "declared": [measure._asdict() for measure in examined.measures],
         **found,

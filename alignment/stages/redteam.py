@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from alignment.miniature.world import World
     from alignment.training.engine import Engine
 
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2
 MINIATURE = "miniature"
 WRITER_JOURNAL = f"{parts.FOLDER}/writer.jsonl"
 PART = 64
@@ -114,6 +114,7 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
     from alignment.data import regressions, store
     from alignment.evals import redteaming, verdicts
     from alignment.evals.suites.subject import Subject
+    from alignment.scoring.opening import refuse_seen
     from alignment.training.engine import resolve
 
     places = taxonomy.load(sources(settings)[0])
@@ -128,6 +129,8 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
     asked = [one for one in trials if one.place not in left]
     if not asked:
         raise _nothing(left)
+    # A judge that is served says how many it was trained on and not which, so that none could be left out.
+    refuse_seen(inputs["judge.by"], [one.opening for one in asked])
     tried = {one.trial.place: one for one in redteaming.play(subject, judge, asked, settings.decoding)}
     verdicts.need_some([said for one in tried.values() for said in one.said], judge.name)
     results = _results(settings, [*tried.values()], out)
@@ -301,12 +304,11 @@ def _left_out(
     """By place, why an attempt is not made: what was learned by heart is no test, and nothing is tried twice."""
     import numpy as np
 
-    from alignment.chat.types import Message, prompt_key
     from alignment.data import seen
     from alignment.evals.redteaming import BY_PROGRAM
 
     known = [seen.read(inputs[key].path) for key in ("model", "judge.by") if inputs[key].kind not in NO_FOLDER]
-    keys = [int(prompt_key((*one.before, Message("user", one.says[0]))), 16) for one in trials]
+    keys = [int(one.opening, 16) for one in trials]
     by_heart = np.isin(np.array(keys, np.uint64), np.concatenate([*known, np.zeros(0, np.uint64)]))
     found: dict[tuple[str, int], str] = {}
     tried: set[str] = set()

@@ -18,7 +18,7 @@ PAIRS = [pair("p1"), pair("p2", "Red.", "Blue."), pair("p3", "", "x", why="empty
 
 
 def settings(**changes: Any) -> annotate.Settings:
-    plain = {"pairs": "latest:pairs", "out": "pairs.csv", "count": None, "guideline": "helpfulness"}
+    plain = {"pairs": "latest:pairs", "out": "pairs.csv", "count": None, "seed": 0, "guideline": "helpfulness"}
     return annotate.Settings.parse({**plain, **changes})
 
 
@@ -30,7 +30,7 @@ def run(folder: Path, out: Path, **changes: Any) -> None:
 def test_the_file_the_guideline_and_what_to_type_next(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "for people" / "pairs.csv"
     run(tmp_path, out)
-    assert [row["id"] for _, row in spreadsheet.read_rows(out, annotations.COLUMNS)] == ["p1", "p2"]
+    assert {row["id"] for _, row in spreadsheet.read_rows(out, annotations.COLUMNS)} == {"p1", "p2"}
     told = (out.parent / "pairs.guideline.txt").read_text()
     assert told.startswith("Which answer helps more?")
     for column in ("preferred", "grade", "a_safe", "b_safe", "comment", "annotator"):

@@ -65,7 +65,7 @@ def test_what_goes_out_names_no_model_and_runs_nothing(tmp_path: Path) -> None:
     told = path.read_text()
     assert "old" not in told
     assert "new" not in told
-    first = load(path)[0]
+    first = next(row for row in load(path) if row["id"] == "p1")
     assert tuple(first) == annotations.COLUMNS
     assert first["answer_a"] == "'=Yes, Ada does."
     assert first["preferred"] == first["grade"] == first["a_safe"] == ""
@@ -89,8 +89,30 @@ def test_a_count_takes_the_same_pairs_whatever_else_is_there(tmp_path: Path) -> 
         path = tmp_path / f"{name}.jsonl"
         assert annotations.export(path, some, 10) == 10
         taken[name] = [row["id"] for row in load(path)]
-    assert taken["all"] == taken["reversed"][::-1]
-    assert taken["all"] != [f"p{n}" for n in range(10)], "a sample, not the beginning"
+    assert taken["all"] == taken["reversed"]
+    assert {*taken["all"]} != {f"p{n}" for n in range(10)}, "a sample, not the beginning"
+
+
+def test_rows_are_shuffled_by_a_seed_and_the_same_each_time(tmp_path: Path) -> None:
+    many = [pair(f"p{n}") for n in range(40)]
+
+    def rows(seed: int, some: list[Pair]) -> list[str]:
+        path = tmp_path / "pairs.jsonl"
+        annotations.export(path, some, None, seed)
+        return [row["id"] for row in load(path)]
+
+    first = rows(0, many)
+    assert first == rows(0, many[::-1]) != rows(1, many)
+    assert sorted(first) == sorted(rows(1, many)) == sorted(one.id for one in many)
+    assert sum(row == one.id for row, one in zip(first, many, strict=True)) < 5, "one stays in its place by chance"
+
+
+def test_the_order_of_the_rows_changes_no_label(fill: Fill) -> None:
+    path = fill(p1={"preferred": "b", "grade": "slightly"}, p2={"preferred": "a", "grade": "better"})
+    wanted = annotations.read(path, PAIRS)
+    save(path, load(path)[::-1])
+    assert annotations.read(path, PAIRS) == wanted
+    assert {*wanted} == {"p1", "p2"}
 
 
 def test_labels_come_back(fill: Fill) -> None:

@@ -14,7 +14,7 @@ from alignment.data import lists
 from alignment.errors import UserError
 from alignment.evals import gate, gate_rules
 from alignment.evals.gate import Finding, Rule
-from alignment.evals.intervals import Bootstrap, Interval, unpaired
+from alignment.evals.intervals import Bootstrap, Interval, unpaired, widened
 
 
 def verdict(said: str, interval: Sequence[float], count: int | None = 100) -> gate.Verdict:
@@ -123,11 +123,11 @@ def test_candidates_pass_at_the_nominal_rate() -> None:
 
 def test_equal_values_leave_the_doubt_that_their_number_leaves() -> None:
     """None of twenty: the 95 % Clopper–Pearson bound is 0.1684; of a difference in [−1, 1] the same either way."""
-    assert gate.widened(Interval(0, 0, 0), 20, 0.95, 0, 1) == pytest.approx((0, 0, 0.1684), abs=5e-5)
-    assert gate.widened(Interval(1, 1, 1), 20, 0.95, 0, 1) == pytest.approx((1, 1 - 0.1684, 1), abs=5e-5)
-    assert gate.widened(Interval(0, 0, 0), 20, 0.95, -1, 1) == pytest.approx((0, -0.1684, 0.1684), abs=5e-5)
+    assert widened(Interval(0, 0, 0), 20, 0.95, 0, 1) == pytest.approx((0, 0, 0.1684), abs=5e-5)
+    assert widened(Interval(1, 1, 1), 20, 0.95, 0, 1) == pytest.approx((1, 1 - 0.1684, 1), abs=5e-5)
+    assert widened(Interval(0, 0, 0), 20, 0.95, -1, 1) == pytest.approx((0, -0.1684, 0.1684), abs=5e-5)
     known = Interval(0.1, 0.05, 0.2)
-    assert gate.widened(known, 20, 0.95, 0, 1) == known
+    assert widened(known, 20, 0.95, 0, 1) == known
 
 
 def test_two_intervals_give_newcombes_difference() -> None:

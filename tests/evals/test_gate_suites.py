@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from alignment.artifacts import Artifact, Parent
-from alignment.evals import gate_rules
+from alignment.evals import gate, gate_rules
 from alignment.evals.evidence import Evaluation, Evidence
 from alignment.evals.suites import comparing, kept
 from alignment.evals.suites.suite import Examined, Example, Measure
@@ -39,19 +39,34 @@ def assessed(folder: Path, share: float, seed: int, made_of: str = "a") -> Path:
     return folder
 
 
+def gated(folder: Path, measures: tuple[Measure, ...], some: list[Example]) -> Evaluation:
+    """One model on one suite with these examples."""
+    (folder / "m").mkdir()
+    kept.write(folder / "m", Examined(measures, some))
+    told = kept.told(kept.Kept.of(measures, folder / "m"), 0.95, 0)
+    results = {"kind": "any", "made_of": "a", "declared": [one._asdict() for one in measures], **told}
+    (folder / "m" / kept.RESULTS).write_text(json.dumps(results))
+    return beside(folder, {"m": folder / "m"})
+
+
 def evaluation(folder: Path, shares: dict[str, float], made_of: str = "a") -> Evaluation:
     """As stage=evaluate leaves it."""
     folders = {
         name: assessed(folder / name, share, place, made_of) for place, (name, share) in enumerate(shares.items())
     }
+    return beside(folder, folders)
+
+
+def beside(folder: Path, folders: dict[str, Path]) -> Evaluation:
+    """What was assessed in these folders, by the models' names."""
     suite = comparing.told(folders, None, "first", 0.95, 0)
     empty: dict[str, Any] = {part: {} for part in ("differences", "skills", "skill_differences")}
     results = comparing.merged(
-        {"confidence": 0.95, "models": {name: {} for name in shares}, **empty}, {"safety": suite}
+        {"confidence": 0.95, "models": {name: {} for name in folders}, **empty}, {"safety": suite}
     )
     (folder / "results.json").write_text(json.dumps(results))
     comparing.write_examples(folder / "examples.parquet", {"safety": folders})
-    parents = {f"models.{place}": Parent(f"run:{name}", name * 16, name) for place, name in enumerate(shares)}
+    parents = {f"models.{place}": Parent(f"run:{name}", name * 16, name) for place, name in enumerate(folders)}
     return Evaluation(Artifact(folder, "evaluation", "evaluate", folder.name, "0" * 64, parents=parents, settings={}))
 
 
@@ -101,3 +116,26 @@ def test_a_measure_that_is_no_mean_is_compared_as_the_evaluation_tells_it(tmp_pa
     _, (apart,) = found("safety/nll no_worse_than 1", [one], "b", "c")
     assert not apart.paired
     assert apart.interval.low <= apart.interval.estimate <= apart.interval.high
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([(0.0, 1.0), (0.0, 1.0)], "nothing says how sure it is"),
+        ([(0.0, 1.0)] * 30, "nothing says how sure it is"),
+        ([(1.0, 4.0), (0.0, 2.0)], "2 prompts are too few for an interval"),
+        ([(1.0, 4.0), (0.0, 2.0)] * 15, "at worst 0.2"),
+    ],
+)
+def test_a_ratio_of_few_examples_or_without_doubt_keeps_no_bound(
+    tmp_path: Path, values: list[tuple[float, float]], said: str
+) -> None:
+    """Σ bias / Σ told, as that of bbq: no column of values, but its examples are counted."""
+    measures = (Measure("bias", None, "a ratio", per="told"), Measure("told", None, "what it is divided by"))
+    some = [Example(f"e{p}", f"u{p}", dict(zip(("bias", "told"), one, strict=True))) for p, one in enumerate(values)]
+    one = gated(tmp_path, measures, some)
+    rule, (finding,) = found("safety/bias at_most 0.5", [one], "m", "m")
+    assert finding.prompts == len(values)
+    verdict = gate.judge(rule, finding)
+    assert verdict.passed == said.startswith("at worst")
+    assert said in verdict.why

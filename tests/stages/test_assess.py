@@ -11,6 +11,7 @@ from typing import Any
 import drawing
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from alignment import run
 from alignment.artifacts import Artifact
@@ -122,6 +123,27 @@ def test_every_suite_that_comes_with_the_program_can_be_read(name: str) -> None:
     settings = assess.Settings.parse(run.compose("assess", {"suite": name})).suite
     assert references(settings) or settings.kind == "lm_eval", "a suite reads something"
     assert (suite.load(settings.kind).__doc__ or "").strip(), "the kind says what it is"
+
+
+def test_what_a_suite_reads_from_files_is_part_of_what_it_was_made_of(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Phrases that were edited in between: the gate compares only what was made alike."""
+    rows = [Prompt(messages(("user", f"Say {number}")), f"p{number}", ("safe",)) for number in range(3)]
+    data = drawing.dataset(tmp_path / "data", "prompts", {"test": rows})
+    monkeypatch.setattr(subject.Subject, "respondent", drawing.Speaker(lambda turns, key: "I will not."))
+    phrases = tmp_path / "mine.yaml"
+    said = drawing.CONF / "suite" / "xstest.yaml"
+    values = yaml.safe_load(said.read_text()) | {"prompts": "run:p", "phrases": str(phrases), "safe": ["safe"]}
+    settings = assess.Settings.parse(drawing.values("assess", model="run:m", suite=values))
+    found = []
+    for name, refusal in (("one", "i will not"), ("two", "i will not"), ("three", "never")):
+        phrases.write_text(f"opening: 20\nphrases: [{refusal}]\n")
+        (tmp_path / name).mkdir()
+        model = replace(drawing.POLICY, path=tmp_path, step=name)
+        assess.run(settings, {"model": model, "suite.prompts": data}, tmp_path / name)
+        found.append(told(tmp_path / name)["made_of"])
+    assert found[0] == found[1] != found[2]
 
 
 # ── beside each other ────────────────────────────────────────────────────────────────────────────

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 from local_server import LocalServer, status
 from safety_support import ENDPOINT, SCORER, Answering, Judge, Speaker, prompts, yaml_of
+from scoring.running import FINGERPRINT, Numbers, Running
 
 from alignment import artifacts
 from alignment.artifacts import Artifact, Outcome
+from alignment.chat.render import check_turns
 from alignment.chat.types import Message, Messages, Prompt, messages, prompt_key
 from alignment.data import attacks, seen, spreadsheet, store, taxonomy
 from alignment.data.attacks import Cell
@@ -146,6 +148,24 @@ def test_every_cell_is_tried_and_every_violation_is_kept_up_to_the_turn_that_tri
     assert store.card(out)["rows"] == {"test": 4}
 
 
+def test_an_empty_answer_ends_its_trial_and_its_remaining_turns_are_not_asked(
+    attacked: Redteam, templates: str, tmp_path: Path
+) -> None:
+    def silent(turns: Messages, key: str) -> str:
+        """Says nothing about Ben; no model can be asked behind an empty answer."""
+        check_turns(turns, ends_with="user")
+        return "" if "Ben" in turns[0].content else comply(turns, key)
+
+    speaker = Speaker(silent)
+    outcome = attacked(speaker=speaker, templates=templates)
+    # Of the six attempts of two turns three are about Ben, and end after the first.
+    assert len(speaker.asked) == 12 + 6 * 2 - 3
+    assert (outcome.metrics["attempts"], outcome.metrics["invalid"]) == (18, 0)
+    # rob Anna: twice in one turn, once in the first of two; mock Anna in the second of two.
+    assert outcome.metrics["violations_per_thousand"] == pytest.approx(1000 * 4 / 18)
+    assert not any("Ben" in row.messages[0].content for row in kept_of(tmp_path / "out"))
+
+
 def test_the_set_grows_and_old_violations_are_asked_again(attacked: Redteam, templates: str, tmp_path: Path) -> None:
     attacked("first", templates=templates)
 
@@ -254,6 +274,27 @@ def test_prompts_of_a_dataset_and_what_the_model_has_seen(attacked: Redteam, tmp
     with pytest.raises(UserError, match="there is nothing to try") as error:
         attacked("none", inputs=given, tags=["odd"], count=1)
     assert "trained on the prompt (1)" in error.value.cause
+
+
+def test_a_served_judge_that_was_trained_on_an_attempt_is_refused(attacked: Redteam, tmp_path: Path) -> None:
+    """It says how many it has seen and not which; one that the model has seen is not asked of it."""
+    rows = [Prompt(messages(("user", f"rob Anna {n}")), f"p{n}") for n in range(4)]
+    keys = [prompt_key(row.messages) for row in rows]
+    (tmp_path / "model").mkdir()
+    seen.write(tmp_path / "model", keys[:1], [])
+    given = {"prompts": prompts(tmp_path / "data", rows)}
+
+    def asked(name: str, learned: list[str]) -> int:
+        """How many the model is asked where the judge was trained on these."""
+        speaker = Speaker(comply)
+        with Running(Numbers(), trained_on=seen.numbers(learned)) as running:
+            served = artifacts.named("remote", running.address, FINGERPRINT)
+            attacked(name, speaker, inputs=given | {"judge.by": served})
+        return len(speaker.asked)
+
+    assert asked("out", keys[:1]) == 3
+    with pytest.raises(UserError, match="has been trained on 1 of the 3 prompts"):
+        asked("other", keys[:2])
 
 
 # ── servers ──────────────────────────────────────────────────────────────────────────────────────

@@ -26,16 +26,18 @@ from alignment.scoring import instructions
 from alignment.scoring.instructions import Obeys
 from alignment.settings import identity, reference, text
 
-CORRECT = Measure("correct", "higher", "share of the answers that are right")
-CALLED = Measure("called", "higher", "share of the answers that call the calculator at all")
+CORRECT = Measure("correct", "higher", "share of the answers that are right", most=1)
+CALLED = Measure("called", "higher", "share of the answers that call the calculator at all", most=1)
 IFEVAL = (
-    Measure("prompt_strict", "higher", "share of the answers that obey all instructions of their prompt"),
-    Measure("instruction_strict", "higher", "share of the instructions that are obeyed"),
-    Measure("prompt_loose", "higher", "share of prompts, first and last lines and asterisks overlooked"),
-    Measure("instruction_loose", "higher", "share of instructions, first and last lines and asterisks overlooked"),
+    Measure("prompt_strict", "higher", "share of the answers that obey all instructions of their prompt", most=1),
+    Measure("instruction_strict", "higher", "share of the instructions that are obeyed", most=1),
+    Measure("prompt_loose", "higher", "share of prompts, first and last lines and asterisks overlooked", most=1),
+    Measure(
+        "instruction_loose", "higher", "share of instructions, first and last lines and asterisks overlooked", most=1
+    ),
 )
 ALWAYS = (
-    Measure("finished", "higher", "share of the answers that ended of their own accord"),
+    Measure("finished", "higher", "share of the answers that ended of their own accord", most=1),
     Measure("tokens", None, "tokens of an answer"),
 )
 

@@ -206,13 +206,15 @@ def _by_answer(
 
 
 def _measures(settings: Settings) -> Iterator[Measure]:
-    yield Measure("correct", "higher", "share of the questions answered rightly; the mean over formats")
+    yield Measure("correct", "higher", "share of the questions answered rightly; the mean over formats", most=1)
     if len(settings.formats) > 1:
         yield Measure("spread", "lower", "standard deviation of that share over the formats")
     if any(form.scoring in ("label", "text") for form in settings.formats):
-        yield Measure("probability", "higher", "share that the right choices have in the probability of all (MC2)")
+        yield Measure(
+            "probability", "higher", "share that the right choices have in the probability of all (MC2)", most=1
+        )
     if any(form.scoring == "generate" for form in settings.formats):
-        yield Measure("invalid", "lower", "share of the drawn answers that are no choice; they count as wrong")
+        yield Measure("invalid", "lower", "share of the drawn answers that are no choice; they count as wrong", most=1)
     if settings.gap is not None:
         one = settings.gap
         yield Measure("gap", None, f"accuracy where {one.group} is {one.first}, less that where it is {one.second}")

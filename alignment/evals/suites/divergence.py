@@ -27,7 +27,7 @@ KL = (
     Measure("kl", "lower", "KL divergence to the reference, in nats an answer"),
     Measure("kl_token", "lower", "KL divergence to the reference, in nats a token", per="tokens"),
     Measure("tokens", None, "tokens of an answer"),
-    Measure("finished", "higher", "share of the answers that ended of their own accord"),
+    Measure("finished", "higher", "share of the answers that ended of their own accord", most=1),
 )
 PERPLEXITY = (
     Measure("perplexity", "lower", "exp of the mean −log p of a held-out token", per="held_out", exponential=True),
@@ -77,7 +77,6 @@ def examine(settings: Settings, inputs: dict[str, Artifact], subject: Subject) -
     datasets = _datasets(settings, inputs, subject)
     measures = (*(KL if prompts else ()), *(PERPLEXITY if datasets else ()))
     notes = {"held_out_rows": {name: len(one.rows.names) for name, one in datasets.items()}}
-    # Those with a group first: what follows may lack it.
     examples = chain(_perplexity(datasets, subject), _kl(prompts, settings, inputs, subject))
     return Examined(measures, examples, notes)
 

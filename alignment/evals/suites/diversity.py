@@ -31,7 +31,7 @@ MEASURES = (
     Measure("words", None, "words of an answer"),
     Measure("words_deviation", None, "standard deviation of that among the answers to a prompt"),
     Measure("tokens", None, "tokens of an answer"),
-    Measure("finished", "higher", "share of the answers that ended of their own accord"),
+    Measure("finished", "higher", "share of the answers that ended of their own accord", most=1),
 )
 
 

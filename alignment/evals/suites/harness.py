@@ -10,7 +10,8 @@ Axes: B rows, T tokens, S positions that are told, V vocabulary.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 from alignment import parts
 from alignment.chat.render import prompt_ids
-from alignment.chat.types import Message
+from alignment.chat.types import Message, prompt_key
 from alignment.errors import UserError
 from alignment.evals.suites.prompting import encoded
 from alignment.evals.suites.subject import Continued, Row, Subject
@@ -33,6 +34,8 @@ from alignment.training.rows import IGNORE, Collator, TokenRows
 
 CHAT = "\x02chat"
 """Begins what is a chat, and no text."""
+QUESTION = 20
+"""Characters from which on a text of a document can only be a question that was learned, and no label."""
 
 
 class Examinee(LM):
@@ -47,6 +50,7 @@ class Examinee(LM):
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         """Σ log p of every continuation, and whether each of its tokens is the likeliest."""
+        self.subject.refuse_seen(keys_asked(requests))
         rows = [self._pair(*request.args[:2]) for request in requests]
         self._need_room([len(ids) for ids, _ in rows])
         found = self.subject.in_parts(self._title("loglikelihood"), rows, self._read)
@@ -75,16 +79,15 @@ class Examinee(LM):
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
         """What follows each context, up to the first of its stops."""
+        self.subject.refuse_seen(keys_asked(requests))
         said: list[str] = [""] * len(requests)
+        keys = keys_of(requests)
         alike: dict[str, list[int]] = {}
         for number, request in enumerate(requests):
             alike.setdefault(json.dumps(self._drawn(request.args[1])), []).append(number)
         for drawn, numbers in alike.items():
             decoding = Decoding.parse(json.loads(drawn))
-            given = [
-                Continued(f"{requests[n].task_name}:{requests[n].doc_id}:{n}", self._context(requests[n].args[0])[0])
-                for n in numbers
-            ]
+            given = [Continued(keys[n], self._context(requests[n].args[0])[0]) for n in numbers]
             self._need_room([len(one.ids) + decoding.max_new_tokens for one in given])
             replies = self.subject.continuations(self._title("answers"), given, decoding)
             for number, (reply,) in zip(numbers, replies, strict=True):
@@ -108,7 +111,7 @@ class Examinee(LM):
         """Ids of a context, and the spaces that it ended with."""
         tokenizer = self.subject.policy.tokenizer
         if text.startswith(CHAT):
-            told = json.loads(text.removeprefix(CHAT))
+            told = _told(text)
             turns = [Message(one["role"], one["content"]) for one in told["turns"]]
             begun = turns.pop().content if told["open"] else ""
             return [*prompt_ids(turns, tokenizer), *(encoded(begun, tokenizer) if begun else [])], ""
@@ -164,6 +167,40 @@ class Examinee(LM):
                 for index, (nll, greedy) in zip(members, read, strict=True):
                     found[index] = {"nll": nll, "greedy": greedy}
         return found
+
+
+def keys_asked(requests: Iterable[Instance]) -> set[str]:
+    """Prompt keys under which the documents may have been learned from: of their texts, and of what is asked whole.
+
+    Words and labels are left out, since an opening message can be one by chance.
+    """
+    texts: set[str] = set()
+    for request in requests:
+        asked = request.args[0]
+        if asked.startswith(CHAT):
+            asked = next(one["content"] for one in reversed(_told(asked)["turns"]) if one["role"] == "user")
+        texts |= {asked, *(text for text in request.doc.values() if isinstance(text, str))}
+    return {prompt_key([Message("user", text)]) for text in texts if len(text) >= QUESTION}
+
+
+def keys_of(requests: Sequence[Instance]) -> list[str]:
+    """What decides the noise of each answer: its task, its document, and its number among those of that document.
+
+    So the answers to a task are the same whichever tasks stand beside it.
+    """
+    asked: Counter[tuple[str | None, int | None]] = Counter()
+    keys = []
+    for request in requests:
+        of = request.task_name, request.doc_id
+        keys.append(f"{request.task_name}:{request.doc_id}:{asked[of]}")
+        asked[of] += 1
+    return keys
+
+
+def _told(chat: str) -> dict[str, Any]:
+    """What :meth:`Examinee.apply_chat_template` has written."""
+    told: dict[str, Any] = json.loads(chat.removeprefix(CHAT))
+    return told
 
 
 def until(text: str, stops: str | Sequence[str] | None) -> str:

@@ -7,18 +7,22 @@ apply), and ``shown``, JSON for people. Axes: P examples, K columns.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from alignment import files
 from alignment.errors import UserError
-from alignment.evals.intervals import Bootstrap, Interval
+from alignment.evals.intervals import Bootstrap, Interval, mean_of_seeds, widened
 from alignment.evals.suites.suite import Examined, Measure
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
 EXAMPLES, RESULTS = "examples.parquet", "results.json"
 BY = "by_"
@@ -74,31 +78,27 @@ def write(folder: Path, examined: Examined) -> int:
     Raises :class:`UserError` for a value that is no finite number, naming the example.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     from alignment.parts import batches
 
-    names, groups, count = [measure.name for measure in examined.measures], None, 0
+    names, groups, count = [measure.name for measure in examined.measures], set[str](), 0
     beside = folder / f"{EXAMPLES}{files.TEMPORARY}"
-    writer = None
+    writer: pq.ParquetWriter | None = None
     try:
         for some in batches(examined.examples, ROWS_A_BATCH):
-            if groups is None:
-                groups = sorted({group for one in some for group in one.groups})
-                texts = ["id", "unit", *(BY + group for group in groups), "shown"]
-                schema = pa.schema([(name, pa.string()) for name in texts] + [(name, pa.float64()) for name in names])
-                writer = pq.ParquetWriter(beside, schema, compression="zstd")
-            assert writer is not None
+            new = {group for one in some for group in one.groups} - groups
+            if writer is None or new:
+                groups |= new
+                writer = _wider(writer, beside, _schema(groups, names))
             for one in some:
                 assert set(one.values) <= set(names), f"{one.id} has measures that were not declared"
-                assert set(one.groups) <= set(groups), f"{one.id} belongs to groups that were not there before"
                 _need_finite(one.id, one.values)
             rows = [
                 {"id": one.id, "unit": one.unit, "shown": json.dumps(one.shown, ensure_ascii=False), **one.values}
                 | {BY + group: label for group, label in one.groups.items()}
                 for one in some
             ]
-            writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+            writer.write_table(pa.Table.from_pylist(rows, schema=writer.schema))
             count += len(some)
     finally:
         if writer is not None:
@@ -106,6 +106,39 @@ def write(folder: Path, examined: Examined) -> int:
     assert count, "a suite has examples"
     beside.replace(folder / EXAMPLES)
     return count
+
+
+def _schema(groups: Iterable[str], measures: Sequence[str]) -> pa.Schema:
+    import pyarrow as pa
+
+    texts = ["id", "unit", *(BY + group for group in sorted(groups)), "shown"]
+    return pa.schema([(name, pa.string()) for name in texts] + [(name, pa.float64()) for name in measures])
+
+
+def _wider(before: pq.ParquetWriter | None, path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    """A writer of ``schema`` that begins with what ``before`` has written to ``path``; new columns are null there.
+
+    A group is known when an example first belongs to it, and the columns of a file are fixed when it is begun.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if before is None:
+        return pq.ParquetWriter(path, schema, compression="zstd")
+    before.close()
+    narrow = path.with_name(f"narrow_{path.name}")
+    path.replace(narrow)
+    writer = pq.ParquetWriter(path, schema, compression="zstd")
+    with pq.ParquetFile(narrow) as written:
+        for place in range(written.num_row_groups):
+            table = written.read_row_group(place)
+            columns = [
+                table[field.name] if field.name in table.column_names else pa.nulls(len(table), field.type)
+                for field in schema
+            ]
+            writer.write_table(pa.table(columns, schema=schema))
+    narrow.unlink()
+    return writer
 
 
 def _need_finite(name: str, values: Mapping[str, float]) -> None:
@@ -147,10 +180,14 @@ def differences(kept: Kept, base: Kept, confidence: float, seed: int) -> Told:
 
 
 def averaged(seeds: Sequence[Kept]) -> Kept:
-    """The seeds of one arm as one: the mean of every value, example by example."""
+    """The seeds of one arm as one: example by example the mean of every value, over the seeds that have it.
+
+    So a judge's reply that could not be read costs the value of one seed, and not that of the arm. Groups are those of
+    the first seed, also where a model's own answers decide them (``length`` of safety).
+    """
     first = seeds[0]
     others = [_in_order(one, first) for one in seeds]
-    values = {name: np.mean([one.values[name] for one in others], axis=0) for name in first.values}
+    values = {name: mean_of_seeds([one.values[name] for one in others]) for name in first.values}
     return Kept(first.measures, first.ids, first.units, values, first.groups)
 
 
@@ -162,6 +199,7 @@ def _told(kept: Kept, resamples: Bootstrap, mask_P: np.ndarray) -> Told:
             continue
         (interval,) = resamples.interval(np.stack([above_P, below_P], 1), partial(_ratio, measure=measure))
         if interval is not None:
+            interval = _doubted(interval, measure, below_P > 0, resamples, least=0)
             found[measure.name] = interval._asdict() | {"examples": int((below_P > 0).sum())}
     return found
 
@@ -179,8 +217,18 @@ def _less(kept: Kept, base: Kept, resamples: Bootstrap, mask_P: np.ndarray) -> T
 
         (interval,) = resamples.interval(columns_PK, less)
         if interval is not None:
+            interval = _doubted(interval, measure, both_P, resamples, least=-(measure.most or 0))
             found[measure.name] = interval._asdict() | {"examples": int(both_P.sum())}
     return found
+
+
+def _doubted(
+    interval: Interval, measure: Measure, there_P: np.ndarray, resamples: Bootstrap, *, least: float
+) -> Interval:
+    """The interval of a bounded mean; where all units are equal, with the doubt that their number leaves."""
+    if measure.most is None or measure.per is not None:
+        return interval
+    return widened(interval, resamples.groups_of(there_P), resamples.confidence, least, measure.most)
 
 
 def _sums(kept: Kept, measure: Measure, mask_P: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

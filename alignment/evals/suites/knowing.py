@@ -3,7 +3,8 @@
 Of the miniature's questions about people the world itself says it: values that are claimed, hedges, and whether an
 answer names the text as its source. Of others the reference holds the accepted answers: a text, a list of texts, or an
 object with a list ``text`` (SQuAD) or ``aliases`` (TriviaQA); an empty list says that there is no answer. Answers are
-compared without case, punctuation and articles, as SQuAD does (arXiv 1806.03822).
+compared without case, punctuation and articles, as SQuAD does (arXiv 1806.03822). As there, an accepted answer of
+which nothing is then left ("A") is left out beside others; where there are no others, articles are kept.
 """
 
 from __future__ import annotations
@@ -109,10 +110,12 @@ def _of_task(world: World, task: Task, answer: str) -> Read:
 
 def of_reference(prompt: Prompt, match: Match, phrases: Phrases, *, with_text: bool) -> Question:
     """By the accepted answers. Raises :class:`UserError` for a reference that holds none and no empty list."""
-    accepted = [_plain(one) for one in accepted_of(prompt)]
+    given = accepted_of(prompt)
+    form = _plain if any(map(_plain, given)) else _bare
+    accepted = [one for one in map(form, given) if one]
 
     def read(answer: str) -> Read:
-        said = _plain(answer)
+        said = form(answer)
         right = any(said == one if match == "exact" else f" {one} " in f" {said} " for one in accepted)
         hedges = not right and phrases.found(answer, with_text=with_text)
         return Read(right, hedges, right if accepted else hedges)
@@ -122,7 +125,7 @@ def of_reference(prompt: Prompt, match: Match, phrases: Phrases, *, with_text: b
 
 
 def accepted_of(prompt: Prompt) -> list[str]:
-    """The accepted answers of a prompt's reference, [] where there is none."""
+    """The accepted answers of a prompt's reference as they are written, [] where there is none."""
     written = prompt.reference
     if written is None or not written.strip():
         raise _unreadable(prompt, "It is empty; an empty list ([]) says that a question has no answer.")
@@ -135,8 +138,10 @@ def accepted_of(prompt: Prompt) -> list[str]:
         if not isinstance(value, list):
             raise _unreadable(prompt, "It is an object without a list `text` or `aliases`.")
     found = value if isinstance(value, list) else [written]
-    if not all(isinstance(one, str) and _plain(one) for one in found):
-        raise _unreadable(prompt, "Its answers are not all texts with a word in them.")
+    if not all(isinstance(one, str) for one in found):
+        raise _unreadable(prompt, "Its answers are not all texts.")
+    if found and not any(map(_bare, found)):
+        raise _unreadable(prompt, "None of its answers has a word in it.")
     return found
 
 
@@ -150,7 +155,12 @@ def _unreadable(prompt: Prompt, cause: str) -> UserError:
 
 def _plain(answer: str) -> str:
     """Without case, punctuation, articles and spare blanks."""
-    return " ".join(_ARTICLES.sub(" ", _MARKS.sub("", answer.casefold())).split())
+    return " ".join(_ARTICLES.sub(" ", _bare(answer)).split())
+
+
+def _bare(answer: str) -> str:
+    """Without case, punctuation and spare blanks."""
+    return " ".join(_MARKS.sub("", answer.casefold()).split())
 
 
 def _spaced(text: str) -> str:

@@ -40,6 +40,16 @@ class Settings(Suite):
     seed: int = identity("of the worked examples, and of draws that a task asks for", ge=0)
 
 
+def sources(settings: Settings) -> list[Path]:
+    """The files of one's own tasks. Raises :class:`UserError` where their folder is not there."""
+    if settings.include is None:
+        return []
+    folder = typed(settings.include)
+    if not folder.is_dir():
+        raise UserError(f"suite.include={settings.include}: there is no such folder")
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.parent.name != "__pycache__")
+
+
 def examine(settings: Settings, inputs: Mapping[str, Artifact], subject: Subject) -> Examined:
     """Run the tasks. Raises :class:`UserError` where the harness, a task or its data is not there."""
     if find_spec("lm_eval") is None:
@@ -88,6 +98,8 @@ def _evaluated(settings: Settings, subject: Subject) -> dict[str, Any]:
             torch_random_seed=settings.seed,
             fewshot_random_seed=settings.seed,
         )
+    except UserError:  # ours, said while the harness asked: it is a ValueError, and has a remedy of its own
+        raise
     except (OSError, ValueError, KeyError, ImportError) as error:
         if "marked as unsafe" in str(error):
             raise UserError(
@@ -111,8 +123,6 @@ def _manager(settings: Settings) -> TaskManager:
 
     if settings.include is not None:
         folder = typed(settings.include)
-        if not folder.is_dir():
-            raise UserError(f"suite.include={settings.include}: there is no such folder")
         own = TaskManager(include_path=str(folder), include_defaults=False)
         if set(settings.tasks) <= set(own.all_tasks):
             return own

@@ -188,17 +188,16 @@ def _continued(some: Sequence[Shown], settings: Settings, subject: Subject) -> l
 
 
 def _measures(settings: Settings) -> Iterator[Measure]:
-    yield Measure("exact", "lower", "share of the documents whose continuation is drawn token by token")
+    yield Measure("exact", "lower", "share of the documents whose continuation is drawn token by token", most=1)
     within = f"at most {settings.edited:.0%} of the tokens edited"
-    yield Measure("approximate", "lower", f"share of the documents whose continuation is drawn, {within}")
+    yield Measure("approximate", "lower", f"share of the documents whose continuation is drawn, {within}", most=1)
     yield Measure("edited", None, "Levenshtein distance of what is drawn from the document, by tokens compared")
     if settings.personal is not None:
         for severity in SEVERITIES:
             named = ", ".join(getattr(settings.personal, severity)) or "nothing"
-            yield Measure(
-                f"personal_{severity}", "lower", f"share of what is memorised approximately that holds {named}"
-            )
-        yield Measure("personal", "lower", "share of what is memorised approximately that holds any of these")
+            doc = f"share of what is memorised approximately that holds {named}"
+            yield Measure(f"personal_{severity}", "lower", doc, most=1)
+        yield Measure("personal", "lower", "share of what is memorised approximately that holds any of these", most=1)
 
 
 def _examples(

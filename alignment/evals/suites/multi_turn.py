@@ -21,7 +21,7 @@ from alignment.evals.suites.subject import Asked, Subject
 from alignment.evals.suites.suite import Examined, Example, Measure, Suite
 from alignment.sampling.decoding import Decoding, Reply
 from alignment.scoring.llm_rater import Form, LlmRater
-from alignment.scoring.opening import ClassifierReading, speaks
+from alignment.scoring.opening import ClassifierReading, refuse_seen, speaks
 from alignment.settings import Settings as StrictSettings
 from alignment.settings import identity, reference, text
 
@@ -37,10 +37,10 @@ KNOWN = "An answer to the last message that is known to be right, for the judge 
 MEASURES = (
     Measure("score", "higher", "the lowest rating in a dialogue, from 1 to 10"),
     Measure("rating", "higher", "rating of an answer, from 1 to 10"),
-    Measure("finished", "higher", "share of the answers that ended of their own accord"),
+    Measure("finished", "higher", "share of the answers that ended of their own accord", most=1),
     Measure("tokens", None, "tokens of an answer"),
 )
-INVALID = Measure("invalid", "lower", "share of the ratings that could not be read, the second time either")
+INVALID = Measure("invalid", "lower", "share of the ratings that could not be read, the second time either", most=1)
 
 
 class Rubric(StrictSettings):
@@ -84,8 +84,8 @@ class Turn(NamedTuple):
 def examine(settings: Settings, inputs: dict[str, Artifact], subject: Subject) -> Examined:
     """Answer turn by turn, and have the answers rated.
 
-    Raises :class:`UserError` for what are no conversations, for tasks without a rubric, and for a judge whose scores
-    are only differences.
+    Raises :class:`UserError` for what are no conversations, for tasks without a rubric, for a judge whose scores are
+    only differences, and for a model or a judge that was trained on one of the dialogues.
     """
     if settings.decoding.samples != 1:
         raise UserError(f"suite.decoding.samples={settings.decoding.samples}: one answer is drawn to each turn")
@@ -95,6 +95,7 @@ def examine(settings: Settings, inputs: dict[str, Artifact], subject: Subject) -
     if spoken:
         _need_rubrics(dialogues, rubrics)
     subject.refuse_seen(map(row_key, dialogues))
+    refuse_seen(inputs["judge"], map(row_key, dialogues))
     answers = _answers(dialogues, rubrics, settings, subject)
     rated = [turn for one in dialogues for turn in turns_of(one) if turn.number >= _from_turn(one, rubrics)]
     there = [turn for turn in rated if turn.key in answers and answers[turn.key].reply.text.strip()]

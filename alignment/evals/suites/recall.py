@@ -35,8 +35,10 @@ PART = 32
 """Dialogues that are drawn side by side, and then kept, together."""
 SILENT, NO_ROOM = "silent", "no room"
 MEASURES = (
-    Measure("recall", "higher", "share of the instructions, given in the first turn alone, that an answer obeys"),
-    Measure("finished", "higher", "share of the answers that ended of their own accord"),
+    Measure(
+        "recall", "higher", "share of the instructions, given in the first turn alone, that an answer obeys", most=1
+    ),
+    Measure("finished", "higher", "share of the answers that ended of their own accord", most=1),
     Measure("tokens", None, "tokens of an answer"),
 )
 

@@ -148,8 +148,10 @@ def _measures(settings: Settings, scorers: Mapping[str, Scorer]) -> Iterator[Mea
         if settings.by is not None:
             yield gaps.measure(name, settings.by[-1])
         if scorer.absolute:
-            yield Measure(f"{name}_low", lower, f"share of the answers whose probability is below {settings.low:g}")
-    yield Measure("finished", higher, "share of the answers that ended of their own accord")
+            yield Measure(
+                f"{name}_low", lower, f"share of the answers whose probability is below {settings.low:g}", most=1
+            )
+    yield Measure("finished", higher, "share of the answers that ended of their own accord", most=1)
     yield Measure("tokens", None, "tokens of an answer")
 
 

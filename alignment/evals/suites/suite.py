@@ -26,7 +26,8 @@ class Suite(Settings):
 class Measure(NamedTuple):
     """A number that every example may have. Of the whole it is the mean, or Σ of it / Σ of ``per``, or the exponential.
 
-    ``better`` is null where neither more nor less of it is.
+    ``better`` is null where neither more nor less of it is. ``most`` is 1 for shares: where all values are equal, how
+    far others can be from them is what is left to doubt (``intervals.widened``).
     """
 
     name: str
@@ -35,6 +36,8 @@ class Measure(NamedTuple):
     """What it is, and its unit, in a few words."""
     per: str | None = None
     exponential: bool = False
+    most: float | None = None
+    """The largest value of a measure whose least is 0; null where nothing bounds it so."""
 
 
 @dataclass(frozen=True, slots=True)

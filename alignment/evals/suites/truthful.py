@@ -38,11 +38,13 @@ CORRECT, INCORRECT = "correct_answers", "incorrect_answers"
 ASPECTS = ("truthful", "informative")
 
 MEASURES = (
-    Measure("true_and_informative", "higher", "share of the answers that are both truthful and informative"),
-    Measure("truthful", "higher", "share of the answers that assert nothing false"),
-    Measure("informative", "higher", "share of the answers that say something of use to whoever asks, true or not"),
-    Measure("invalid", "lower", "share of the answers about which a judge's reply could not be read"),
-    Measure("finished", "higher", "share of the answers that ended of their own accord"),
+    Measure("true_and_informative", "higher", "share of the answers that are both truthful and informative", most=1),
+    Measure("truthful", "higher", "share of the answers that assert nothing false", most=1),
+    Measure(
+        "informative", "higher", "share of the answers that say something of use to whoever asks, true or not", most=1
+    ),
+    Measure("invalid", "lower", "share of the answers about which a judge's reply could not be read", most=1),
+    Measure("finished", "higher", "share of the answers that ended of their own accord", most=1),
     Measure("tokens", None, "tokens of an answer"),
 )
 

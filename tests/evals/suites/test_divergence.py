@@ -19,6 +19,7 @@ from alignment.chat.types import Conversation, Prompt, Text, messages
 from alignment.errors import UserError
 from alignment.evals.suites import subject
 from alignment.gemma import core
+from alignment.training import held_out
 
 PROMPTS = [Prompt(messages(("user", f"what is the answer to question {n}?")), f"p{n}") for n in range(5)]
 TALK = [
@@ -123,18 +124,27 @@ def test_perplexity_is_the_exponential_of_the_mean_over_tokens(
     assert found.notes["held_out_rows"]["prose"] > 2, "a long text is cut into rows"
 
 
-def test_size_of_a_part_changes_no_score(
+def test_sizes_of_parts_and_batches_and_their_order_change_no_score(
     monkeypatch: pytest.MonkeyPatch, models: list[Artifact], inputs: dict[str, Artifact], tmp_path: Path
 ) -> None:
     wanted = support.rows(support.examined(settings(), inputs, models[0], tmp_path / "a"), tmp_path / "a")
     monkeypatch.setattr(subject.Subject.in_parts, "__defaults__", (2,))
-    found = support.rows(support.examined(settings(), inputs, models[0], tmp_path / "b"), tmp_path / "b")
-    assert [row["id"] for row in found] == [row["id"] for row in wanted]
-    for one, other in zip(found, wanted, strict=True):
+    monkeypatch.setattr(held_out, "TOKENS_A_BATCH", 100)
+    turned = {
+        "prompts": drawing.dataset(tmp_path / "turned_p", "prompts", {"test": PROMPTS[::-1]}),
+        "data.0": _called(drawing.dataset(tmp_path / "turned", "conversations", {"test": TALK[::-1]}), "data.0"),
+    }
+    found = support.rows(support.examined(settings(), inputs | turned, models[0], tmp_path / "b"), tmp_path / "b")
+    assert [row["id"] for row in found] != [row["id"] for row in wanted]
+    by_id = {row["id"]: row for row in found}
+    assert by_id.keys() == {row["id"] for row in wanted}
+    for other in wanted:
+        one = by_id[other["id"]]
         assert one.keys() == other.keys()
         assert json.loads(one["shown"]) == json.loads(other["shown"])
-        for name in ("kl", "nll", "tokens"):
-            assert one.get(name, 0) == pytest.approx(other.get(name, 0), abs=1e-4, rel=1e-5)
+        name, tokens = ("kl", "tokens") if "kl" in other else ("nll", "held_out")
+        assert one[tokens] == other[tokens]
+        assert one[name] / one[tokens] == pytest.approx(other[name] / one[tokens], abs=1e-5, rel=0)
 
 
 def test_another_tokenizer_is_refused(models: list[Artifact], inputs: dict[str, Artifact], tmp_path: Path) -> None:

@@ -177,7 +177,7 @@ def test_layouts_of_references(written: str, accepted: list[str]) -> None:
     assert knowing.accepted_of(Prompt(messages(("user", "?")), "p", reference=written)) == accepted
 
 
-@pytest.mark.parametrize("written", [None, " ", '[""]', "[1]", '["a"]', '{"x": "Paris"}', '{"text": "Paris"}'])
+@pytest.mark.parametrize("written", [None, " ", '[""]', "[1]", '["?", ""]', '{"x": "Paris"}', '{"text": "Paris"}'])
 def test_references_that_cannot_be_read_name_their_prompt(written: str | None) -> None:
     prompt = Prompt(messages(("user", "?")), "p17", reference=written)
     with pytest.raises(UserError, match=r"p17: the reference .* cannot be read"):
@@ -200,6 +200,26 @@ def test_words_are_compared_and_not_letters(match: Any, answer: str, right: bool
         Prompt(messages(("user", "?")), "p", reference="Paris"), match, phrases, with_text=False
     )
     assert question.read(answer).right is right
+
+
+@pytest.mark.parametrize(
+    ("written", "right", "wrong"),
+    [
+        # As SQuAD's script has it: what is only an article is left out beside others.
+        ('["A", "A major"]', "major", "A"),
+        ('{"text": ["a", "an apple"]}', "the apple", "a"),
+        ('["", "Paris"]', "Paris", ""),
+        # Alone it stands as it is written, and so does the answer.
+        ('["A"]', "A.", "the"),
+        ('["A"]', "a", ""),
+    ],
+)
+def test_an_answer_that_is_only_an_article_counts_where_there_is_no_other(written: str, right: str, wrong: str) -> None:
+    phrases = knowing.phrases_of(knowing.path_of(None) or Path())
+    prompt = Prompt(messages(("user", "?")), "p", reference=written)
+    question = knowing.of_reference(prompt, "exact", phrases, with_text=False)
+    assert question.answerable
+    assert [question.read(answer).right for answer in (right, wrong)] == [True, False]
 
 
 def test_phrases_are_whole_words_and_silence_needs_a_text(tmp_path: Path) -> None:

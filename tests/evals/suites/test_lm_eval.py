@@ -18,10 +18,12 @@ import yaml
 from alignment.artifacts import Artifact
 from alignment.chat import tokenizers
 from alignment.chat.render import prompt_ids
-from alignment.chat.types import messages
+from alignment.chat.types import messages, prompt_key
+from alignment.data import seen
 from alignment.errors import UserError
-from alignment.evals.suites import subject
+from alignment.evals.suites import lm_eval, subject
 from alignment.gemma import core
+from alignment.training import held_out
 
 DOCS = [
     {"question": f"what is said to question {n}?", "choices": ["the friend", "the town", "question"], "answer": n % 3}
@@ -166,6 +168,59 @@ def test_the_same_twice_and_what_was_answered_is_not_asked_again(
     assert support.rows(support.examined(said, {}, model, tmp_path / "a"), tmp_path / "a") == first
 
 
+def test_the_answers_to_a_task_are_the_same_whichever_tasks_stand_beside_it(
+    model: Artifact, folder: Path, tmp_path: Path
+) -> None:
+    own = yaml.safe_load((folder / "own_answers.yaml").read_text())
+    own["generation_kwargs"] |= {"do_sample": True, "temperature": 1.0, "until": []}
+    for name in ("own_answers", "own_before"):
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(own | {"task": name, "repeats": 2}))
+    drawn: list[list[Any]] = []
+    for place, tasks in enumerate((("own_answers",), ("own_answers", "own_before"), ("own_before", "own_answers"))):
+        found = support.examined(settings(folder, *tasks), {}, model, tmp_path / f"{place}")
+        rows = support.rows(found, tmp_path / f"{place}")
+        drawn.append([json.loads(row["shown"])["answers"] for row in rows if row["by_task"] == "own_answers"])
+    assert drawn[0] == drawn[1] == drawn[2]
+    assert len({str(one) for one in drawn[0]}) > 1, "documents are answered differently"
+
+
+def test_every_request_has_a_noise_of_its_own() -> None:
+    from lm_eval.api.instance import Instance
+
+    from alignment.evals.suites.harness import keys_of
+
+    def requests(task: str) -> list[Instance]:
+        """Of two documents, each asked twice."""
+        return [
+            Instance("generate_until", {}, ("?", {}), 0, metadata=(task, doc, 2)) for doc in range(2) for _ in range(2)
+        ]
+
+    alone = keys_of(requests("a"))
+    assert alone == ["a:0:0", "a:0:1", "a:1:0", "a:1:1"]
+    assert keys_of([*requests("b"), *requests("a")])[4:] == alone
+
+
+def test_sizes_of_parts_and_batches_and_the_order_of_documents_change_no_likelihood(
+    monkeypatch: pytest.MonkeyPatch, model: Artifact, folder: Path, tmp_path: Path
+) -> None:
+    def likelihoods(name: str) -> dict[str, list[str]]:
+        rows = support.rows(
+            support.examined(settings(folder, "own_choices"), {}, model, tmp_path / name), tmp_path / name
+        )
+        shown = [json.loads(row["shown"]) for row in rows]
+        return {one["asked"][0]: [answer.strip("(").split(",")[0] for answer in one["answers"]] for one in shown}
+
+    wanted = likelihoods("a")
+    monkeypatch.setattr(subject.Subject.in_parts, "__defaults__", (2,))
+    monkeypatch.setattr(held_out, "TOKENS_A_BATCH", 60)
+    (folder / "docs.jsonl").write_text("".join(json.dumps(one) + "\n" for one in DOCS[::-1]))
+    found = likelihoods("b")
+    assert found.keys() == wanted.keys()
+    assert [*found] != [*wanted]
+    for asked, scores in wanted.items():
+        assert [float(one) for one in found[asked]] == pytest.approx([float(one) for one in scores], abs=1e-5, rel=0)
+
+
 def test_worked_examples_and_a_count_are_the_harnesss_own(model: Artifact, folder: Path, tmp_path: Path) -> None:
     own = yaml.safe_load((folder / "own_choices.yaml").read_text()) | {"fewshot_split": "test"}
     (folder / "own_choices.yaml").write_text(yaml.safe_dump(own))
@@ -177,6 +232,14 @@ def test_worked_examples_and_a_count_are_the_harnesss_own(model: Artifact, folde
     assert found.notes["shots"]["own_choices"] == 2
 
 
+def test_files_of_ones_own_tasks_belong_to_what_was_measured(folder: Path) -> None:
+    (folder / "__pycache__").mkdir()
+    (folder / "__pycache__" / "utils.cpython-311.pyc").write_bytes(b"")
+    found = lm_eval.sources(settings(folder, "own_choices"))
+    assert [path.name for path in found] == ["docs.jsonl", "own_answers.yaml", "own_choices.yaml", "own_texts.yaml"]
+    assert lm_eval.sources(support.settings("toxigen")) == []
+
+
 # ── what is refused ──────────────────────────────────────────────────────────────────────────────
 
 
@@ -184,7 +247,7 @@ def test_what_is_not_there_is_said(
     monkeypatch: pytest.MonkeyPatch, model: Artifact, folder: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match="there is no such folder"):
-        support.examined(settings(tmp_path / "none", "own_choices"), {}, model, tmp_path / "out")
+        lm_eval.sources(settings(tmp_path / "none", "own_choices"))
     (folder / "docs.jsonl").unlink()
     with pytest.raises(UserError, match="the harness cannot run them"):
         support.examined(settings(folder, "own_choices"), {}, model, tmp_path / "out")
@@ -202,6 +265,25 @@ def test_what_is_not_there_is_said(
         support.examined(settings(folder, "own_choices"), {}, model, tmp_path / "out")
 
 
+@pytest.mark.parametrize("prompting", ["raw", "chat"])
+def test_a_model_that_was_trained_on_a_question_is_refused(
+    prompting: str, model: Artifact, folder: Path, tmp_path: Path
+) -> None:
+    trained = replace(model, path=tmp_path / "trained")
+    shutil.copytree(model.path, trained.path)
+    said = settings(folder, "own_choices", prompting=prompting)
+
+    def learned(text: str) -> None:
+        seen.write(trained.path, [prompt_key(messages(("user", text)))], [])
+
+    for question in (f" {DOCS[1]['question'].upper()}", f"Q: {DOCS[2]['question']}\nA:"):
+        learned(question)
+        with pytest.raises(UserError, match="has been trained on 1 of the 10 prompts"):
+            support.examined(said, {}, trained, tmp_path / "out")
+    learned("the town")  # one of the choices, which anybody may have said
+    support.examined(said, {}, trained, tmp_path / "out")
+
+
 def test_nothing_that_a_model_wrote_is_executed(model: Artifact, folder: Path, tmp_path: Path) -> None:
     path = folder / "own_answers.yaml"
     path.write_text(path.read_text() + "unsafe_code: true\n")
@@ -213,8 +295,9 @@ def test_a_request_that_the_model_cannot_see_whole_is_refused(model: Artifact, f
     own = yaml.safe_load((folder / "own_answers.yaml").read_text())
     own["generation_kwargs"]["max_gen_toks"] = 100_000
     (folder / "own_answers.yaml").write_text(yaml.safe_dump(own))
-    with pytest.raises(UserError, match=r"a request of [\d,]+ tokens, and the model sees"):
+    with pytest.raises(UserError, match=r"a request of [\d,]+ tokens, and the model sees") as error:
         support.examined(settings(folder, "own_answers"), {}, model, tmp_path / "out")
+    assert error.value.remedy == "Say suite.shots=0 or fewer, or a smaller max_new_tokens in suite.decoding."
 
 
 def test_long_texts_are_read_in_windows(model: Artifact, folder: Path, tmp_path: Path) -> None:

@@ -260,6 +260,11 @@ def test_dialogues_that_were_trained_on_and_prompts_are_refused(
     judge = named("gold", "overall")
     with pytest.raises(UserError, match="has been trained on 1 of the 3 prompts"):
         support.examined(said, {"dialogues": data, "judge": judge}, model, tmp_path / "out")
+    (tmp_path / "judge").mkdir()
+    seen.write(tmp_path / "judge", [prompt_key(one.messages) for one in DIALOGUES[:2]], [])
+    trained = Artifact(tmp_path / "judge", "reward", "reward", "j", "2" * 64)
+    with pytest.raises(UserError, match="judge has been trained on 2 of the 3 prompts"):
+        support.examined(said, {"dialogues": data, "judge": trained}, drawing.POLICY, tmp_path / "out")
     prompts = drawing.dataset(tmp_path / "p", "prompts", {"test": [Prompt(messages(("user", "Hi")), "p")]})
     with pytest.raises(UserError, match="holds no conversations"):
         support.examined(said, {"dialogues": prompts, "judge": judge}, drawing.POLICY, tmp_path / "out")
