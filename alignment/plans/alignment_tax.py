@@ -1,8 +1,9 @@
 """What alignment costs: the base model and what became of it, on what can be known, by capability group.
 
 Multiple-choice questions in twelve formats, once as turns of a chat and once as text with worked questions (a base
-model has no chat format), and what is true of drawn answers. One table: every model by suite and group, and how far
-each later model is from the first, question by question.
+model has no chat format), and what is true of drawn answers. One table by capability, the mean over what measures it
+(Llama 2, table 3), and one for every suite: all models, and how far each later one is from the first, question by
+question.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ class Settings(StrictSettings):
     models: list[str] = reference("the base model first, then what became of it", min_length=2)
     names: list[str] = text("what they are called in the table", min_length=2)
     suites: list[str] = text("what all are examined on", min_length=1)
+    capabilities: dict[str, list[str]] = text(
+        "what measures each capability: suites, or <suite>/<group>/<label>; [] says that nothing here does"
+    )
     budget: dict[str, float] = identity("seconds that each step may take on two CPU cores")
 
 
@@ -37,6 +41,7 @@ def steps(settings: Settings) -> list[Step]:
             models=settings.models,
             names=settings.names,
             suites=settings.suites,
+            capabilities=settings.capabilities,
             against="first",
         )
     ]

@@ -10,7 +10,10 @@ from alignment.plans.step import Step, laid
 from alignment.settings import Settings as StrictSettings
 from alignment.settings import identity, reference, text
 
-NEXT = ("python -m alignment.run stage=show target=latest:<size>_known   exact and approximate, by copies and prefix",)
+NEXT = (
+    "python -m alignment.run stage=show target=latest:<size>_known   exact and approximate, by copies and prefix",
+    "python -m alignment.run stage=report artifacts=[latest:<size>_known,…]   curves over copies and size",
+)
 
 
 class Settings(StrictSettings):

@@ -99,13 +99,20 @@ def _measures(told: Mapping[str, Mapping[str, float | None]]) -> list[Measure]:
 
 
 def _how(evaluation: Artifact) -> str:
-    """``prompts, split test, at most 1,024 rows, temperature 1``."""
+    """``prompts, split test, at most 1,024 rows, temperature 1``; suites, which have numbers of their own, by name."""
     settings = evaluation.settings
     keys = [key for key in evaluation.parents if key.startswith(("prompts", "comparisons", "data."))]
-    data = ", ".join(shown(evaluation.parents[key].reference).partition(":")[2] for key in keys)
-    parts = [data, f"split {settings['split']}", f"at most {settings['count']:,} rows"]
-    if "temperature" in settings:
-        parts.append(f"temperature {settings['temperature']:g}, at most {settings['max_new_tokens']} tokens")
+    parts = []
+    if keys:
+        data = ", ".join(shown(evaluation.parents[key].reference).partition(":")[2] for key in keys)
+        parts += [data, f"split {settings['split']}", f"at most {settings['count']:,} rows"]
+        if "temperature" in settings:
+            parts.append(f"temperature {settings['temperature']:g}, at most {settings['max_new_tokens']} tokens")
     if "reference" in evaluation.parents:
         parts.append(f"KL to {shown(evaluation.parents['reference'].reference).partition(':')[2]}")
+    suites = dict.fromkeys(
+        key.removeprefix("suites.").rpartition(".")[0] for key in evaluation.parents if key.startswith("suites.")
+    )
+    if suites:
+        parts.append(f"{'suite' if len(suites) == 1 else 'suites'} {', '.join(suites)}")
     return ", ".join(parts)

@@ -13,7 +13,7 @@ from alignment.chat.tokenizers import Tokenizer
 from alignment.chat.types import Comparison, Conversation, Messages, Prompt
 from alignment.data import pairs
 from alignment.data import store as datasets
-from alignment.reporting import card, front_tables, judges, perplexities, side_by_side, versions
+from alignment.reporting import card, evaluations, front_tables, judges, perplexities, samples, side_by_side, suites
 from alignment.store import Store
 
 if TYPE_CHECKING:
@@ -56,9 +56,12 @@ def _scale(scale: Scale | None, width: int) -> list[tuple[str, Any]]:
 
 
 def dataset(artifact: Artifact, examples: int, store: Store) -> None:
-    """Print the data card, and examples coloured by loss mask."""
+    """Print the data card, what an attack on a model came to, and examples coloured by loss mask."""
     console.say()
     card.show(artifact, store)
+    if artifact.stage == "redteam":
+        suites.show_one(json.loads((artifact.path / "results.json").read_text()))
+        samples.of_suites(artifact)
     if examples:
         _examples(artifact, datasets.card(artifact.path), examples, store)
 
@@ -79,7 +82,10 @@ def answers(artifact: Artifact, examples: int) -> None:
 
 
 def evaluation(artifact: Artifact) -> None:
-    """Print every measure with its interval, and gold by skill where there is gold; of judges, their tables."""
+    """Print every measure with its interval, and gold by skill where there is gold; of judges, their tables.
+
+    Of suites also a few examples, those that a judge could not read first.
+    """
     if (artifact.path / "fronts.json").is_file():
         front_tables.show(json.loads((artifact.path / "fronts.json").read_text()))
         return
@@ -98,21 +104,11 @@ def evaluation(artifact: Artifact) -> None:
     if "shares" in results:
         perplexities.show(results)
         return
-    if results.get("differences"):
-        versions.show(results)
-        return
-    rows = [
-        (name, measure, f"{one['estimate']:.3f}", f"{one['low']:.3f} … {one['high']:.3f}")
-        for name, measures in results["models"].items()
-        for measure, one in measures.items()
-    ]
-    console.say()
-    title = f"measures with {results['confidence']:.0%} intervals"
-    console.table(title, ("model", "measure", "mean", "interval"), rows, right=("mean",))
-    for name, skills in results["skills"].items():
-        console.say()
-        lines = [(skill, f"{value:.3f}") for skill, value in skills.items()]
-        console.table(f"gold by skill: {name}", ("skill", "gold"), lines, right=("gold",))
+    if "declared" in results:
+        suites.show_one(results)
+    else:
+        evaluations.show(results)
+    samples.of_suites(artifact)
 
 
 def figures(artifact: Artifact) -> None:

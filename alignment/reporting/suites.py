@@ -36,8 +36,30 @@ def show(suites: Mapping[str, Results]) -> None:
             if one["measures"]
         }
         _grid("", "model", ["less", *columns], less)
+        wins = {
+            model: [one["over"], *(brief(one["measures"].get(measure)) for measure in columns)]
+            for model, one in suite.get("wins", {}).items()
+        }
+        _grid("share of the prompts on which its score is higher, ties by half", "model", ["over", *columns], wins)
         for group, labels in suite["groups"].items():
             _models_by_label(group, labels, first_of(columns, labels))
+
+
+def capabilities(found: Mapping[str, Mapping[str, Any]]) -> None:
+    """Every capability: the models beside each other, and how far each is from the one it is compared with."""
+    if not found:
+        return
+    models = list(dict.fromkeys(model for one in found.values() for model in one["models"]))
+    rows = {name: [brief(one["models"].get(model)) for model in models] for name, one in found.items()}
+    grid("by capability", "capability", models, rows)
+    bases = {model: less["from"] for one in found.values() for model, less in one["differences"].items()}
+    heads = [f"{model} − {base}" for model, base in bases.items()]
+    _grid(
+        "",
+        "capability",
+        heads,
+        {name: [brief(one["differences"].get(model), "+") for model in bases] for name, one in found.items()},
+    )
 
 
 def _by_label(group: str, labels: Mapping[str, Mapping[str, Any]], measures: Sequence[str]) -> None:

@@ -65,9 +65,9 @@ def differences(results: Results) -> None:
     found = results["differences"]
     if not found:
         return
-    columns = list(next(iter(found.values()))["measures"])
+    columns = list(dict.fromkeys(measure for one in found.values() for measure in one["measures"]))
     rows = {
-        name: [one["from"], *(brief(one["measures"][measure], "+") for measure in columns)]
+        name: [one["from"], *(brief(one["measures"].get(measure), "+") for measure in columns)]
         for name, one in found.items()
     }
     grid("differences, prompt by prompt", "model", ["less", *columns], rows)

@@ -4,11 +4,14 @@ Several models answer the same prompts with the same noise, and are compared pro
 ``results.json`` holds ``models`` (every measure with its interval), ``arms`` (where several models are the seeds of
 one: the mean over them), and by model or arm ``differences`` (less that which ``against`` names), ``skills`` (mean gold
 by tag) and ``skill_differences`` (less that one's, and whether the skill fell). ``suites`` has what
-``evals/suites/comparing.py`` says, of one artifact of ``stage=assess`` for every model and suite.
+``evals/suites/comparing.py`` says, of one artifact of ``stage=assess`` for every model and suite; ``capabilities`` what
+``evals/suites/capabilities.py`` makes of it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,20 +21,20 @@ from alignment.errors import UserError
 from alignment.sampling.endpoint import EndpointSettings
 from alignment.scoring.opening import ClassifierReading
 from alignment.settings import Settings as StrictSettings
-from alignment.settings import execution, identity, reference, text
+from alignment.settings import execution, identity, later, reference, text
 from alignment.training.engine import EngineSettings
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from alignment.chat.types import Prompt
-    from alignment.evals.intervals import Interval
+    from alignment.chat.types import Conversation, Prompt
+    from alignment.evals.intervals import Bootstrap, Interval
     from alignment.sampling.sampler import Answer
     from alignment.scoring.scorer import Scorer
     from alignment.training.engine import Engine
     from alignment.training.policies import Policy
 
-ALGORITHM_VERSION = 2
+ALGORITHM_VERSION = 3
 ANSWERS, EXAMPLES = "answers.parquet", "examples.parquet"
 RESULTS = "results.json"
 
@@ -44,6 +47,9 @@ class Settings(StrictSettings):
         "a name for each of them, [a,b,…]; those of one name are the seeds of one arm; null takes the steps' names"
     )
     suites: list[str] = text("suites to examine every model on, [ghost,./mine.yaml,…]; [] for none")
+    capabilities: dict[str, list[str]] | None = later(
+        "suites by what they measure, {maths: [gsm8k], code: []}; also <suite>/<group>/<label>; null: no such table"
+    )
     prompts: str | None = reference("a dataset of prompts to draw answers for; null for suites alone")
     conversations: str | None = reference("a dataset of conversations for the perplexity of its answers; null skips it")
     rewards: list[str] | None = reference(
@@ -66,18 +72,16 @@ class Settings(StrictSettings):
 
 
 def asks(settings: Settings) -> dict[str, tuple[str, str, dict[str, Any]]]:
-    """Every suite of every model, made once whoever asks for it."""
+    """Every suite of every model, made once whoever asks for it. Raises :class:`UserError` for unknown suites."""
+    from alignment.evals.suites import capabilities
+
     names = _suite_names(settings.suites)
+    capabilities.check(settings.capabilities or {}, names)
     found = {}
     for suite, name in zip(settings.suites, names, strict=True):
         for place, model in enumerate(settings.models):
-            said = {
-                "model": model,
-                "suite": suite,
-                "confidence": settings.confidence,
-                "seed": settings.seed,
-                "endpoint": settings.endpoint.model_dump(),
-            }
+            # Not its confidence and seed: intervals are taken anew from the examples, and nobody is asked twice.
+            said = {"model": model, "suite": suite, "endpoint": settings.endpoint.model_dump()}
             found[f"suites.{name}.{place}"] = ("assess", f"{name}-{_short(model)}", said)
     return found
 
@@ -93,7 +97,8 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
 
     What is not asked for is not written.
     """
-    from alignment.evals.suites import comparing
+    from alignment.evals.suites import capabilities, comparing
+    from alignment.reporting import evaluations
     from alignment.training.engine import resolve
 
     engine = resolve(settings.engine)
@@ -102,10 +107,12 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
     if "prompts" in inputs:
         told, prompts = _answered(settings, inputs, names, engine, out)
     suites = _suites(settings, inputs, names, out)
-    _print(told, suites)
     if suites:
         told = comparing.merged(told, suites)
+    if settings.capabilities is not None:
+        told["capabilities"] = capabilities.told(settings.capabilities, suites)
     files.write_json(out / RESULTS, told)
+    evaluations.show(told)
     metrics = {
         (measure if len(names) == 1 else f"{name}/{measure}"): one["estimate"]
         for name, measures_of in told["models"].items()
@@ -121,12 +128,15 @@ def _answered(
     settings: Settings, inputs: dict[str, Artifact], names: list[str], engine: Engine, out: Path
 ) -> tuple[dict[str, Any], int]:
     """Every model on the prompts; returns what results.json tells of it, and how many prompts there were."""
+    from alignment.chat.types import prompt_key
     from alignment.evals import answers
+    from alignment.evals.intervals import Bootstrap
     from alignment.training import policies
 
     prompts = _prompts(settings, inputs)
-    _check_conversations(inputs)
+    conversations = _conversations(settings, inputs)
     scorers = _scorers(inputs, engine, settings.classifier, prompts)
+    resamples = Bootstrap([prompt_key(prompt.messages) for prompt in prompts], settings.confidence, settings.seed)
     against = policies.open_policy(inputs["reference"], engine) if "reference" in inputs else None
     rows: list[dict[str, Any]] = []
     results: dict[str, dict[str, Interval]] = {}
@@ -139,11 +149,11 @@ def _answered(
             measures["kl"] = answers.kl(policy, against, ids, drawn, engine)
         rows += answers.rows(name, prompts, drawn, policy, measures)
         values[name] = measures
-        results[name] = _intervals(measures, drawn, settings)
-        if "conversations" in inputs:
-            results[name]["perplexity"] = _perplexity(policy, inputs["conversations"], settings, engine)
+        results[name] = _intervals(measures, drawn, resamples)
+        if conversations:
+            results[name]["perplexity"] = _perplexity(policy, conversations, settings, engine)
     answers.write(out / ANSWERS, rows)
-    return _told(results, values, prompts, settings), len(prompts)
+    return _told(results, values, prompts, resamples, settings), len(prompts)
 
 
 def _suites(settings: Settings, inputs: dict[str, Artifact], names: list[str], out: Path) -> dict[str, dict[str, Any]]:
@@ -223,18 +233,31 @@ def _prompts(settings: Settings, inputs: dict[str, Artifact]) -> list[Prompt]:
     return prompts
 
 
-def _check_conversations(inputs: dict[str, Artifact]) -> None:
-    """Before anything is drawn: what the perplexity is measured on are conversations."""
-    from alignment.data import store
+def _conversations(settings: Settings, inputs: dict[str, Artifact]) -> list[Conversation]:
+    """What the perplexity is measured on; refuses a model that was trained on one of them."""
+    from alignment.chat.types import Conversation, row_key
+    from alignment.data import seen, store
 
-    if "conversations" in inputs:
-        dataset = inputs["conversations"].need("dataset")
-        kind = store.card(dataset.path)["kind"]
-        if kind != "conversations":
-            raise UserError(
-                f"conversations={dataset.step or dataset.path}: holds {kind}",
-                remedy="Name a dataset of conversations, or conversations=null.",
-            )
+    if "conversations" not in inputs:
+        return []
+    dataset = inputs["conversations"].need("dataset")
+    card, name = store.card(dataset.path), dataset.step or dataset.path
+    if card["kind"] != "conversations":
+        raise UserError(
+            f"conversations={name}: holds {card['kind']}",
+            remedy="Name a dataset of conversations, or conversations=null.",
+        )
+    if not card["rows"].get(settings.split):
+        raise UserError(
+            f"conversations={name}: has no row in the split {settings.split}",
+            cause=f"It has {', '.join(split for split, rows in card['rows'].items() if rows)}.",
+            remedy="Say split=… of both datasets, name other conversations, or conversations=null.",
+        )
+    rows = list(islice(store.stream(dataset.path, settings.split), settings.count))
+    found = [row for row in rows if isinstance(row, Conversation)]
+    for place in range(len(settings.models)):
+        seen.refuse_overlap(inputs[f"models.{place}"].path, map(row_key, found))
+    return found
 
 
 def _scorers(
@@ -278,50 +301,53 @@ def _draw(
     return answers, ids
 
 
-def _intervals(measures: dict[str, np.ndarray], answers: list[Answer], settings: Settings) -> dict[str, Interval]:
-    from alignment.evals import intervals
+def _intervals(measures: dict[str, np.ndarray], answers: list[Answer], resamples: Bootstrap) -> dict[str, Interval]:
+    """Every measure's mean, how long the answers are, and how many ended; prompts are resampled, as for differences."""
+    import numpy as np
 
     everything = dict(measures)
-    everything["tokens"] = [len(answer.ids) for answer in answers]  # type: ignore[assignment]
-    everything["finished"] = [float(answer.finished) for answer in answers]  # type: ignore[assignment]
-    return {name: intervals.mean(values, settings.confidence, settings.seed) for name, values in everything.items()}
+    everything["tokens"] = np.array([len(answer.ids) for answer in answers])
+    everything["finished"] = np.array([answer.finished for answer in answers])
+    values_PK = np.stack([*everything.values()], axis=1).astype(float)
+    found = resamples.ratios(values_PK, np.ones_like(values_PK))
+    return {name: one for name, one in zip(everything, found, strict=True) if one is not None}
 
 
-def _perplexity(policy: Policy, dataset: Artifact, settings: Settings, engine: Engine) -> Interval:
-    """exp of the mean NLL per answer token on held-out conversations."""
+def _perplexity(policy: Policy, rows: Sequence[Conversation], settings: Settings, engine: Engine) -> Interval:
+    """exp of the mean NLL per answer token, of the conversations that the model can see whole; prompts resampled."""
     import numpy as np
 
     from alignment.chat.render import render
-    from alignment.chat.types import Conversation
-    from alignment.data import store
-    from alignment.evals import intervals
+    from alignment.chat.types import prompt_key
+    from alignment.evals.intervals import Bootstrap, Interval
     from alignment.training.held_out import held_out
     from alignment.training.rows import TokenRows
 
-    split = settings.split if settings.split in store.card(dataset.path)["rows"] else "valid"
-    rendered = []
-    for row in store.stream(dataset.need("dataset").path, split):
-        assert isinstance(row, Conversation), "conversations: names a dataset of conversations"
-        one = render(row.messages, policy.tokenizer, policy.schema, row.train)
-        if len(one.ids) <= policy.tokens_limit:
-            rendered.append(one)
-        if len(rendered) == settings.count:
-            break
-    loss = held_out(policy.model, TokenRows.gather(rendered), pad_id=policy.tokenizer.pad_id, engine=engine)
-    nats = intervals.ratio(loss.nll, loss.tokens, settings.confidence, settings.seed)
-    return intervals.Interval(*(float(np.exp(bound)) for bound in nats))
+    rendered = {
+        place: render(row.messages, policy.tokenizer, policy.schema, row.train) for place, row in enumerate(rows)
+    }
+    whole = {place: one for place, one in rendered.items() if len(one.ids) <= policy.tokens_limit}
+    if not whole:
+        raise UserError(
+            f"conversations: none of {len(rows):,} fits into the {policy.tokens_limit:,} tokens that the model sees",
+            remedy="Name shorter ones, or conversations=null.",
+        )
+    loss = held_out(policy.model, TokenRows.gather([*whole.values()]), pad_id=policy.tokenizer.pad_id, engine=engine)
+    resamples = Bootstrap([prompt_key(rows[place].messages) for place in whole], settings.confidence, settings.seed)
+    (nats,) = resamples.ratios(loss.nll[:, None], loss.tokens[:, None])
+    assert nats is not None, "an answer has tokens"
+    return Interval(*(float(np.exp(bound)) for bound in nats))
 
 
 def _told(
     results: dict[str, dict[str, Interval]],
     values: dict[str, dict[str, np.ndarray]],
     prompts: list[Prompt],
+    resamples: Bootstrap,
     settings: Settings,
 ) -> dict[str, Any]:
     """What results.json holds; ``values[model][measure]`` are those of every prompt."""
-    from alignment.chat.types import prompt_key
     from alignment.evals import versions
-    from alignment.evals.intervals import Bootstrap
 
     told: dict[str, Any] = {
         "confidence": settings.confidence,
@@ -330,7 +356,6 @@ def _told(
             for name, measures in results.items()
         },
     }
-    resamples = Bootstrap([prompt_key(prompt.messages) for prompt in prompts], settings.confidence, settings.seed)
     seeds = versions.seeds_of(list(values), settings.names)
     arms = versions.averaged(values, seeds)
     if len(arms) < len(values):
@@ -344,20 +369,3 @@ def _told(
         "skills": versions.by_skill(overall, tags),
         "skill_differences": versions.skill_differences(overall, tags, bases, resamples),
     }
-
-
-def _print(told: dict[str, Any], suites: dict[str, dict[str, Any]]) -> None:
-    from alignment.reporting import suites as shown
-    from alignment.reporting import versions
-
-    measured = {name: measures for name, measures in told["models"].items() if measures}
-    if len(measured) > 1:
-        versions.show(told)
-    elif measured:
-        rows = [
-            (name, measure, f"{one['estimate']:.3f}", f"{one['low']:.3f} … {one['high']:.3f}")
-            for name, measures in measured.items()
-            for measure, one in measures.items()
-        ]
-        console.table("", ("model", "measure", "mean", "interval"), rows, right=("mean",))
-    shown.show(suites)

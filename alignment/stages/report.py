@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from alignment.reporting.page.gather import Lineage
     from alignment.reporting.page.models import Measured
 
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2
 REPORT = "report.html"
 
 

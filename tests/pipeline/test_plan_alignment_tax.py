@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from alignment import pipeline, run
-from alignment.evals.suites import suite
+from alignment.evals.suites import capabilities, suite
 
 
 def test_every_model_is_examined_on_every_suite_and_compared_with_the_base() -> None:
     plan = run.compose("pipeline", {"pipeline": "alignment_tax"})["pipeline"]
     (tax,) = pipeline.steps_of(plan)
+    capabilities.check(tax.settings["capabilities"], tax.settings["suites"])
+    assert tax.settings["capabilities"]["code"] == []
     assert (tax.option, tax.settings["against"], tax.settings["names"][0]) == ("evaluate/suites", "first", "base")
     assert len(tax.settings["models"]) == len(tax.settings["names"]) == 4
     found = {name: suite.parse(run.compose("assess", {"suite": name})["suite"]) for name in tax.settings["suites"]}
     asked = {name: one.prompting for name, one in found.items() if one.kind == "choices"}
     assert asked == {"miniature_choices": "chat", "miniature_choices_raw": "few_shot"}
     assert all(len(found[name].formats) == 12 for name in asked)
+
+
+def test_of_real_models_every_suite_measures_one_of_llama_2s_groups() -> None:
+    (tax,) = pipeline.steps_of(run.compose("pipeline", {"pipeline": "tax"})["pipeline"])
+    told = tax.settings["capabilities"]
+    capabilities.check(told, tax.settings["suites"])
+    assert [*told] == ["code", "commonsense", "knowledge", "reading", "maths", "MMLU", "BBH", "AGIEval"]
+    assert sorted(one for of in told.values() for one in of) == sorted(tax.settings["suites"])
+    for name in tax.settings["suites"]:
+        suite.parse(run.compose("assess", {"suite": name})["suite"])

@@ -14,7 +14,8 @@ import pytest
 
 from alignment import console
 from alignment.artifacts import Artifact, Outcome
-from alignment.chat.types import Messages, Prompt, messages
+from alignment.chat.types import Conversation, Messages, Prompt, messages, row_key
+from alignment.data import seen
 from alignment.errors import UserError
 from alignment.evals import answers, intervals, versions
 from alignment.evals.intervals import Bootstrap
@@ -254,7 +255,9 @@ def test_one_model_is_told_as_a_list(
 ) -> None:
     outcome = evaluated(["sft"])
     printed = capsys.readouterr().out
-    assert printed.splitlines()[0].split() == ["model", "measure", "mean", "interval"]
+    title, head = [line for line in printed.splitlines() if line.strip()][:2]
+    assert title == "measures with 95% intervals"
+    assert head.split() == ["model", "measure", "mean", "interval"]
     assert "differences" not in printed
     results = told(tmp_path)
     assert results["differences"] == results["skill_differences"] == {}
@@ -349,3 +352,45 @@ def test_a_table_that_is_too_wide_is_turned(
     else:
         assert lines[2].split() == ["model", *names]
     assert max(map(len, lines)) <= width, "no header is broken"
+
+
+# ── what it asks for, and what it refuses ────────────────────────────────────────────────────────
+
+
+def settings(**changes: Any) -> evaluate.Settings:
+    values = drawing.values("evaluate", models=["run:m"], prompts=None, conversations=None, reference=None)
+    parsed: evaluate.Settings = evaluate.Settings.parse(values | {"suites": ["arc", "mmlu"]} | changes)
+    return parsed
+
+
+def test_how_sure_intervals_are_to_be_asks_nobody_again() -> None:
+    assert evaluate.asks(settings(confidence=0.9, seed=7)) == evaluate.asks(settings())
+
+
+def test_a_capability_of_no_suite_is_refused_before_anything_is_asked() -> None:
+    with pytest.raises(UserError, match="gsm8k is none of the suites"):
+        evaluate.asks(settings(capabilities={"maths": ["gsm8k"]}))
+
+
+def conversations(folder: Path, *splits: Any) -> Artifact:
+    rows = [
+        Conversation(messages(("user", f"Say {place}"), ("assistant", f"{place}")), f"c{place}") for place in range(3)
+    ]
+    return drawing.dataset(folder, "conversations", dict.fromkeys(splits, rows))
+
+
+def test_conversations_that_a_model_was_trained_on_have_no_perplexity(tmp_path: Path) -> None:
+    model = replace(drawing.POLICY, path=tmp_path / "m")
+    inputs = {"models.0": model, "conversations": conversations(tmp_path / "c", "train", "test")}
+    assert len(evaluate._conversations(settings(), inputs)) == 3
+    model.path.mkdir()
+    seen.write(model.path, {row_key(row) for row in evaluate._conversations(settings(), inputs)}, [])
+    with pytest.raises(UserError, match="has been trained on 3 of the 3 prompts"):
+        evaluate._conversations(settings(), inputs)
+
+
+def test_conversations_without_the_split_are_refused_and_no_other_is_taken(tmp_path: Path) -> None:
+    inputs = {"models.0": drawing.POLICY, "conversations": conversations(tmp_path / "c", "train", "valid")}
+    with pytest.raises(UserError, match="has no row in the split test") as error:
+        evaluate._conversations(settings(), inputs)
+    assert "train, valid" in str(error.value.cause)

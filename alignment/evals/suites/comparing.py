@@ -2,8 +2,10 @@
 
 ``results.json`` has ``suites``: by name ``kind``, ``made_of`` and ``declared``, ``models`` and, where several are the
 seeds of one, ``arms`` (every measure with its interval), ``groups`` (by group, label and model or arm) and
-``differences`` (by model or arm: ``from``, ``measures`` and ``groups``). Measures of a suite also stand among those of
-the model, as ``<suite>/<measure>``, where reports, trackers and the gate find them.
+``differences`` (by model or arm: ``from``, ``measures`` and ``groups``). Of rewards there are ``wins`` (by model or
+arm: ``over``, ``measures`` and ``groups``), the share of the prompts on which a score is higher than the other's.
+Measures of a suite also stand among those of the model, as ``<suite>/<measure>``, where reports, trackers and the gate
+find them.
 """
 
 from __future__ import annotations
@@ -13,10 +15,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from alignment import files
 from alignment.evals import versions
 from alignment.evals.suites import kept
 from alignment.evals.suites.kept import Kept, Told
+from alignment.evals.suites.suite import Measure
 
 
 def told(
@@ -38,7 +43,8 @@ def told(
         },
     }
     seeds = versions.seeds_of(list(folders), names)
-    arms = {arm: kept.averaged([Kept.read(folders[label]) for label in labels]) for arm, labels in seeds.items()}
+    read = {arm: [Kept.read(folders[label]) for label in labels] for arm, labels in seeds.items()}
+    arms = {arm: kept.averaged(some) for arm, some in read.items()}
     told_of = {arm: kept.told(one, confidence, seed) for arm, one in arms.items()}
     if len(arms) < len(folders):
         found["arms"] = {arm: one["measures"] for arm, one in told_of.items()}
@@ -47,7 +53,35 @@ def told(
         arm: {"from": base} | kept.differences(arms[arm], arms[base], confidence, seed)
         for arm, base in versions.base_of(list(arms), against).items()
     }
+    if first["kind"] == "rewards":
+        found["wins"] = {
+            arm: {"over": base} | kept.told(wins(read[arm], read[base]), confidence, seed)
+            for arm, base in versions.base_of(list(arms), against).items()
+        }
     return found
+
+
+def wins(own: Sequence[Kept], base: Sequence[Kept]) -> Kept:
+    """On which examples every score is higher than the base's (1), or the same (1/2): the mean over pairs of seeds.
+
+    All of them have the same examples, in any order.
+    """
+    first = own[0]
+    scores = tuple(one for one in first.measures if one.better == "higher" and one.name != "finished")
+    values = {one.name: np.mean([_higher(first, a, b, one.name) for a in own for b in base], axis=0) for one in scores}
+    measures = tuple(Measure(one.name, "higher", f"share on which {one.name} is higher", most=1) for one in scores)
+    return Kept(measures, first.ids, first.units, values, first.groups)
+
+
+def _higher(like: Kept, own: Kept, base: Kept, measure: str) -> np.ndarray:
+    """1 where one value is above another, 1/2 where they are the same, NaN where one is not known (P)."""
+    a_P, b_P = (_column(one, measure, like.ids) for one in (own, base))
+    return np.where(np.isnan(a_P + b_P), np.nan, (a_P > b_P) + (a_P == b_P) / 2)
+
+
+def _column(kept: Kept, measure: str, ids: Sequence[str]) -> np.ndarray:
+    places = {name: place for place, name in enumerate(kept.ids)}
+    return kept.values[measure][[places[name] for name in ids]]
 
 
 def merged(results: Told, suites: Mapping[str, Told]) -> Told:

@@ -41,25 +41,30 @@ class Node:
 
     def json(self, name: str) -> dict[str, Any] | None:
         """What a file of the folder holds; None where there is no such file."""
-        path = self._file(name)
+        path = self.file(name)
         if path is None:
             return None
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return found
 
-    def rows(self, name: str) -> list[dict[str, Any]]:
-        """The rows of a file of lines or columns; none where there is no such file."""
-        path = self._file(name)
+    def rows(self, name: str, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
+        """The rows of a file of lines or columns; none where there is no such file.
+
+        Of columns only those that are named and there, where they are named: others are not read.
+        """
+        path = self.file(name)
         if path is None:
             return []
         if path.suffix == ".parquet":
             import pyarrow.parquet as pq
 
-            columns: list[dict[str, Any]] = pq.read_table(path).to_pylist()
-            return columns
+            there = None if columns is None else [one for one in pq.read_schema(path).names if one in columns]
+            rows: list[dict[str, Any]] = pq.read_table(path, columns=there).to_pylist()
+            return rows
         return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
-    def _file(self, name: str) -> Path | None:
+    def file(self, name: str) -> Path | None:
+        """The path of a file of the folder; None where there is none."""
         found = self.artifact is not None and bool(self.folder) and (self.artifact.path / name).is_file()
         return self.artifact.path / name if found and self.artifact is not None else None
 

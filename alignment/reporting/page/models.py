@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from alignment import console
+from alignment.reporting.evaluations import own_of
 from alignment.reporting.numbers import brief, fixed
 from alignment.reporting.page.gather import Lineage, Node
 
@@ -101,7 +102,7 @@ def protocols(rows: Sequence[Measured]) -> dict[str, str]:
 def show(rows: Sequence[Measured], lineage: Lineage) -> None:
     """Print the ranking by gold, with rewards and KL; ± is half of an interval."""
     if not rows:
-        console.say("no model was evaluated among these artifacts: there is no ranking", style="yellow")
+        console.say("no gold, reward or KL was measured among these artifacts: there is no ranking", style="yellow")
         return
     wanted = [name for name in columns(rows) if name in ("gold", "kl") or name.startswith("reward_")]
     heads = [told(name) for name in wanted]
@@ -121,17 +122,12 @@ def _of(evaluation: Node, lineage: Lineage) -> list[Measured]:
         return []
     models = [lineage.nodes[of] for of in evaluation.parts("models")]
     rows = [
-        Measured(name, model, 1, evaluation, _own(measures))
+        Measured(name, model, 1, evaluation, own_of(measures))
         for (name, measures), model in zip(results["models"].items(), models, strict=True)
-        if _own(measures)
+        if own_of(measures)
     ]
-    arms = {name: _own(one) for name, one in results.get("arms", {}).items()}
+    arms = {name: own_of(one) for name, one in results.get("arms", {}).items()}
     several = {name: one for name, one in arms.items() if one and len(next(iter(one.values()))["seeds"]) > 1}
     return rows + [
         Measured(name, None, len(next(iter(one.values()))["seeds"]), evaluation, one) for name, one in several.items()
     ]
-
-
-def _own(measures: Mapping[str, Any]) -> dict[str, Any]:
-    """What was measured on the evaluation's own prompts: suites have a section of theirs."""
-    return {name: one for name, one in measures.items() if "/" not in name}

@@ -5,23 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
+from alignment.reporting.page import rewards
+from alignment.reporting.page.examined import Found, Suite, suites
 from alignment.reporting.page.figures import Group, Hues, Panel, trace
-from alignment.reporting.page.gather import Lineage, Node
+from alignment.reporting.page.gather import Lineage
 from alignment.reporting.page.models import RESULTS, number
 from alignment.reporting.page.tables import table
 from alignment.reporting.plots import plain
 from alignment.reporting.suites import first_of
 
-EXAMPLES = "examples.parquet"
-BINS = 20
 MOST_LABELS = 40
 """Of a group with more there is no figure."""
 ABOUT = (
     "Every model on the same examples, with intervals over prompts. Where a suite has groups (turns, categories, "
     "temperatures …) its first measure is shown by group; of rewards also how the scores of all answers are spread, "
-    "and how two of them move together from one model to the next. Self-BLEU over the temperature has a line for each "
+    "how two of them move together from one model to the next, and each prompt's score before and after (above the "
+    "line it has risen). Self-BLEU over the temperature has a line for each "
     "kind of prompt: the lower it lies, the more the answers to a prompt differ."
 )
 BY_KIND = "_temperature"
@@ -29,19 +28,19 @@ BY_KIND = "_temperature"
 DASHES = {"solid": "solid", "dot": "dotted", "dash": "dashed", "dashdot": "dash-dotted"}
 """Plotly's lines, as the title calls them."""
 
-Suite = Mapping[str, Any]
-
 
 def group(lineage: Lineage, hues: Hues) -> Group:
     """A panel for every group of every suite, and for the scores of rewards."""
     panels = []
-    for node, name, suite in _found(lineage):
-        where = f"{name} ({lineage.name(node.fingerprint)})"
+    for one in suites(lineage):
+        where, suite = one.where, one.suite
         curves = _by_kind(suite)
         panels += [_temperatures(where, suite, curves, hues)] if curves else []
         panels += [*_by_group(where, suite, hues, without=[f"{kind}{BY_KIND}" for kind in curves])]
         if suite["kind"] == "rewards":
-            panels += [*_spread(where, name, suite, node, hues), *_together(where, suite, hues)]
+            panels += [*rewards.spread(one, hues), *rewards.together(one, hues), *rewards.moved(one, hues)]
+        if suite["kind"] == "memorisation":
+            panels += [*_by_size(one)]
         if not suite["groups"]:
             panels.append(_shares(where, suite, hues))
     return Group("Suites", ABOUT, panels)
@@ -49,28 +48,50 @@ def group(lineage: Lineage, hues: Hues) -> Group:
 
 def numbers(lineage: Lineage) -> str:
     """Every measure of every model by suite, and how far models are from those they are compared with."""
-    parts = []
-    for node, name, suite in _found(lineage):
-        measures = [one["name"] for one in suite["declared"]]
-        lines = [[model, *(_cell(found.get(one)) for one in measures)] for model, found in _models(suite).items()]
-        parts.append(f"<h3>{plain(name)} ({plain(lineage.name(node.fingerprint))})</h3>")
-        parts.append(table(("model", *measures), lines))
+    parts = [*_capabilities(lineage)]
+    for one in suites(lineage):
+        suite = one.suite
+        measures = [measure["name"] for measure in suite["declared"]]
+        lines = [[model, *(_cell(found.get(name)) for name in measures)] for model, found in models_of(suite).items()]
+        parts += [f"<h3>{plain(one.where)}</h3>", table(("model", *measures), lines)]
         less = [
-            [f"{model} − {one['from']}", *(_cell(one["measures"].get(measure), "+") for measure in measures)]
-            for model, one in suite["differences"].items()
+            [f"{model} − {told['from']}", *(_cell(told["measures"].get(name), "+") for name in measures)]
+            for model, told in suite["differences"].items()
         ]
         parts += [table(("less", *measures), less)] if less else []
-        parts.append(table(("measure", "what it is"), [[one["name"], one["doc"]] for one in suite["declared"]]))
+        wins = suite.get("wins", {})
+        won = list(dict.fromkeys(name for told in wins.values() for name in told["measures"]))
+        over = [
+            [f"{model} over {told['over']}", *(_cell(told["measures"].get(name)) for name in won)]
+            for model, told in wins.items()
+        ]
+        parts += [table(("share of the prompts on which it is higher", *won), over)] if over else []
+        parts.append(table(("measure", "what it is"), [[name["name"], name["doc"]] for name in suite["declared"]]))
     return "".join(parts)
 
 
-def _found(lineage: Lineage) -> Iterator[tuple[Node, str, Suite]]:
+def _capabilities(lineage: Lineage) -> Iterator[str]:
+    """One table by capability for every evaluation that was told which suites measure which."""
     for node in lineage.of_stage("evaluate"):
-        for name, suite in (node.json(RESULTS) or {}).get("suites", {}).items():
-            yield node, name, suite
+        found = (node.json(RESULTS) or {}).get("capabilities")
+        if not found:
+            continue
+        models = list(dict.fromkeys(model for one in found.values() for model in one["models"]))
+        less = {model: told["from"] for one in found.values() for model, told in one["differences"].items()}
+        heads = ("capability", *models, *(f"{model} − {base}" for model, base in less.items()), "measured by")
+        lines = [
+            [
+                name,
+                *(_cell(one["models"].get(model)) for model in models),
+                *(_cell(one["differences"].get(model), "+") for model in less),
+                ", ".join(one["of"]) or "nothing here",
+            ]
+            for name, one in found.items()
+        ]
+        yield f"<h3>By capability ({plain(lineage.name(node.fingerprint))})</h3>{table(heads, lines)}"
 
 
-def _models(suite: Suite) -> Mapping[str, Mapping[str, Any]]:
+def models_of(suite: Suite) -> Mapping[str, Mapping[str, Any]]:
     """The models that stand beside each other: arms where there are."""
     found: Mapping[str, Mapping[str, Any]] = suite.get("arms") or suite["models"]
     return found
@@ -99,7 +120,7 @@ def _temperatures(where: str, suite: Suite, kinds: Mapping[str, Mapping[str, Map
             told=[kind] * len(labels),
             dash=dashes[kind],
         )
-        for model in _models(suite)
+        for model in models_of(suite)
         for kind, labels in kinds.items()
     ]
     lines = ", ".join(f"{kind} {DASHES[dash]}" for kind, dash in dashes.items())
@@ -122,14 +143,14 @@ def _by_group(where: str, suite: Suite, hues: Hues, without: Sequence[str]) -> I
                 hues.look(model),
                 mode="lines+markers" if counted else "markers",
             )
-            for model in _models(suite)
+            for model in models_of(suite)
         ]
         yield Panel(f"{where}: {first} by {name}", name if counted else "", traces, named=not counted)
 
 
 def _shares(where: str, suite: Suite, hues: Hues) -> Panel:
     """All measures that are shares, beside each other."""
-    models = _models(suite)
+    models = models_of(suite)
     names = [one["name"] for one in suite["declared"]]
     shares = [name for name in names if all(0 <= one[name]["estimate"] <= 1 for one in models.values() if name in one)]
     traces = [
@@ -139,45 +160,27 @@ def _shares(where: str, suite: Suite, hues: Hues) -> Panel:
     return Panel(where, "", traces if shares else [], named=True)
 
 
-def _spread(where: str, name: str, suite: Suite, node: Node, hues: Hues) -> Iterator[Panel]:
-    """How the scores of all answers are spread: the share in each of twenty bins."""
-    rows = [row for row in node.rows(EXAMPLES) if row["suite"] == name]
-    for measure in _scores(suite):
-        values = {
-            model: np.array([row[measure] for row in rows if row["model"] == model and row[measure] is not None])
-            for model in suite["models"]
-        }
-        values = {model: some for model, some in values.items() if len(some)}
-        if not values:
-            continue
-        every = np.concatenate([*values.values()])
-        edges = np.linspace(every.min(), every.max() or 1.0, BINS + 1)
-        middles = ((edges[1:] + edges[:-1]) / 2).tolist()
-        traces = [
-            trace(model, middles, (np.histogram(some, edges)[0] / len(some)).tolist(), hues.look(model), mode="lines")
-            for model, some in values.items()
-        ]
-        yield Panel(f"{where}: share of the answers by {measure}", measure, traces)
+def _by_size(one: Found) -> Iterator[Panel]:
+    """What models of several sizes know by heart, over parameters (Carlini et al., arXiv 2202.07646, figure 1)."""
+    from alignment.merging import layout
 
-
-def _together(where: str, suite: Suite, hues: Hues) -> Iterator[Panel]:
-    """One score over another, a point for every model: helpfulness and safety where they are there."""
-    scores = _scores(suite)
-    pair = [next((one for one in scores if word in one), None) for word in ("help", "safe")]
-    x, y = pair if None not in pair else (scores[:2] if len(scores) > 1 else (None, None))
-    if x is None or y is None:
+    here = {name: node.artifact.path for name, node in one.models.items() if node.folder and node.artifact is not None}
+    sizes = {name: sum(entry.count for entry in layout.read(path).entries.values()) for name, path in here.items()}
+    if len({*sizes.values()}) < 2:
         return
+    order = sorted(sizes, key=sizes.__getitem__)
+    looks = Hues()
     traces = [
-        trace(model, [found[x]["estimate"]], [found[y]], hues.look(model), spread=[found[x]], mode="markers", size=10)
-        for model, found in _models(suite).items()
-        if x in found and y in found
+        trace(
+            measure,
+            [float(sizes[name]) for name in order],
+            [one.suite["models"][name].get(measure) for name in order],
+            looks.look(measure),
+            told=order,
+        )
+        for measure in ("exact", "approximate")
     ]
-    yield Panel(f"{where}: {y} over {x}", x, traces)
-
-
-def _scores(suite: Suite) -> list[str]:
-    """The measures of a suite of rewards that are scores."""
-    return [one["name"] for one in suite["declared"] if one["better"] == "higher" and one["name"] != "finished"]
+    yield Panel(f"{one.where}: known by heart by size", "parameters", traces)
 
 
 def _cell(one: Mapping[str, float] | None, sign: str = "") -> str:

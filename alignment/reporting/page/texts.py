@@ -1,13 +1,17 @@
-"""What models said: samples side by side, a short one for who points at a figure, and how varied the answers are."""
+"""What models said: samples side by side, those of suites too, a short one for who points at a figure, and variety."""
 
 from __future__ import annotations
 
 import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from alignment.reporting import fronts
+from alignment.reporting import examples, fronts
+from alignment.reporting.examples import Shown
+from alignment.reporting.page import examined
+from alignment.reporting.page.examined import Found
 from alignment.reporting.page.gather import Lineage, Node, Row
 from alignment.reporting.page.models import Measured, measure_of, told
 
@@ -15,6 +19,8 @@ ANSWERS, FRONT, SAMPLES = "answers.parquet", "front.jsonl", "samples.jsonl"
 LONGEST = 1_200
 """Characters of a text that the page holds."""
 SHORT = 160
+OF_SUITE = 12
+"""Examples of a suite that the page shows."""
 LOOKS = 9
 """Steps of a run whose answers can be chosen."""
 NO_SCORES = {"model", "id", "tags", "prompt", "answer", "tokens", "finished", "logprob", "step"}
@@ -85,6 +91,7 @@ def gathered(rows: Sequence[Measured], answers: Mapping[str, Sequence[Row]], lin
         if texts:
             group = lineage.name(row.evaluation.fingerprint)
             said.append(Said(row.key, row.name, group, {key: _answer(one) for key, one in texts.items()}))
+    _of_suites(examined.suites(lineage), min(most, OF_SUITE), prompts, said)
     for run in lineage.of_stage("rl"):
         for step, looked in looks(run).items():
             for one in looked:
@@ -94,6 +101,30 @@ def gathered(rows: Sequence[Measured], answers: Mapping[str, Sequence[Row]], lin
             said.append(Said(f"{run.fingerprint[:8]} {step}", f"{name}, step {step:,}", f"along {name}", texts))
     order = [key for key in kept if key in prompts] + [key for key in prompts if key not in kept]
     return Texts({key: prompts[key] for key in order}, said)
+
+
+def _of_suites(found: Sequence[Found], most: int, prompts: dict[str, Mapping[str, Any]], said: list[Said]) -> None:
+    """A few examples of every suite: what was asked joins ``prompts``, and what every model answered ``said``."""
+    read: dict[Path, dict[str, dict[str, Shown]]] = {}
+    for one in found:
+        by_model: dict[str, dict[str, dict[str, Any]]] = {}
+        for label, node in one.nodes.items():
+            path = node.file(examples.FILE)
+            if path is None:
+                continue
+            shown = read[path] = read.get(path) or examples.some(path, most, suite=one.name, model=label)
+            for name, example in shown.get(one.name, {}).items():
+                key = f"{one.where} {name}"
+                turns = [[role, _cut(text)] for role, text in example.turns]
+                prompts.setdefault(key, {"turns": turns, "tags": [one.name, *example.labels]})
+                for model, answer in example.said.items():
+                    by_model.setdefault(model, {})[key] = _counted(answer)
+        said += [Said(f"{one.where} {model}", model, one.where, answers) for model, answers in by_model.items()]
+
+
+def _counted(answer: examples.Said) -> dict[str, Any]:
+    scores = [[measure, float(f"{value:.3g}")] for measure, value in answer.values.items()]
+    return {"text": _cut(answer.text), "scores": scores}
 
 
 def spoken(answers: Sequence[Row]) -> Spoken:

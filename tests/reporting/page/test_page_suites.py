@@ -6,12 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
 from report_support import HOSTILE, Making, estimate
+from safetensors.numpy import save_file
 
 from alignment.reporting.page import report
 from alignment.reporting.page.figures import Hues
 from alignment.reporting.page.gather import gather
 from alignment.reporting.page.suites import group, numbers
+from alignment.reporting.page.texts import gathered
 
 DECLARED = [
     {"name": name, "better": better, "doc": doc, "per": None, "exponential": False}
@@ -56,7 +60,16 @@ def made(root: Path, groups: dict[str, dict[str, dict[str, Any]]]) -> Making:
         "suites": {"checks": found},
     }
     rows = [
-        {"suite": "checks", "model": model, "id": f"{place}", "gold_helpfulness": 0.1 * place, "gold_safety": 1.0}
+        {
+            "suite": "checks",
+            "model": model,
+            "id": f"{place}",
+            "unit": f"{place}",
+            "by_turn": f"{place}",
+            "shown": json.dumps({"prompt": [["user", f"Question {place}? {HOSTILE}"]], "answers": [f"{model} says"]}),
+            "gold_helpfulness": 0.1 * place + 0.05 * (model == "rl"),
+            "gold_safety": 1.0,
+        }
         for model in VALUES
         for place in range(10)
     ]
@@ -107,6 +120,81 @@ def test_rewards_are_spread_and_move_together(tmp_path: Path) -> None:
     both = found["checks (versions): gold_safety over gold_helpfulness"]
     assert [(one["x"], one["y"]) for one in both.traces] == [([0.5], [0.9]), ([0.7], [0.8])]
     assert both.traces[0]["sideways"]
+
+
+def test_every_prompt_is_a_point_before_and_after(tmp_path: Path) -> None:
+    (moved, same) = panels(tmp_path, {})["checks (versions): gold_helpfulness of rl over that of sft"].traces
+    assert moved["x"] == pytest.approx([0.1 * place for place in range(10)])
+    assert moved["y"] == pytest.approx([0.1 * place + 0.05 for place in range(10)])
+    assert same["x"] == same["y"] == pytest.approx([0, 0.95])
+
+
+def test_examples_of_suites_stand_among_what_models_said(tmp_path: Path) -> None:
+    lineage = gather([made(tmp_path, {}).made["versions"]])
+    found = gathered([], {}, lineage, 4)
+    assert [(one.name, one.group) for one in found.said] == [("sft", "checks (versions)"), ("rl", "checks (versions)")]
+    assert len(found.prompts) == 4
+    first = next(iter(found.prompts))
+    assert found.prompts[first] == {"turns": [["user", f"Question 0? {HOSTILE}"]], "tags": ["checks", "0"]}
+    assert found.said[1].answers[first] == {
+        "text": "rl says",
+        "scores": [["gold_helpfulness", 0.05], ["gold_safety", 1.0]],
+    }
+
+
+def test_shares_of_prompts_won_and_capabilities_have_tables(tmp_path: Path) -> None:
+    making = made(tmp_path, {})
+    path = making.made["versions"].path / "results.json"
+    results = json.loads(path.read_text())
+    results["suites"]["checks"]["wins"] = {"rl": {"over": "sft", "measures": {"gold_safety": estimate(0.75)}}}
+    results["capabilities"] = {
+        "maths": {
+            "of": ["checks"],
+            "models": {"sft": estimate(0.31), "rl": estimate(0.42)},
+            "differences": {"rl": {"from": "sft", **estimate(0.11)}},
+        },
+        "code": {"of": [], "models": {}, "differences": {}},
+    }
+    path.write_text(json.dumps(results))
+    told = numbers(gather([making.made["versions"]]))
+    assert "rl over sft" in told
+    assert "0.750 (0.730 … 0.770)" in told
+    assert "By capability (versions)" in told
+    assert "+0.110 (0.090 … 0.130)" in told
+    assert "nothing here" in told
+
+
+def alone(making: Making, step: str, model: str, value: float, stage: str, made_of: Any) -> None:
+    """What ``stage=assess`` or ``stage=redteam`` says of one model, with groups by copies."""
+    results = {
+        "kind": "memorisation" if stage == "assess" else "redteam",
+        "confidence": 0.95,
+        "declared": [{"name": "exact", "better": "lower", "doc": "share", "per": None, "exponential": False}],
+        "measures": {"exact": estimate(value)},
+        "groups": {"copies": {copies: {"exact": estimate(value * int(copies))} for copies in ("1", "10")}},
+    } | ({} if made_of is None else {"made_of": made_of})
+    kind = "evaluation" if stage == "assess" else "dataset"
+    making.add(step, stage, kind, {"model": model}, {"results.json": results})  # type: ignore[arg-type]
+
+
+def test_what_no_evaluation_compares_stands_beside_each_other_by_suite(tmp_path: Path) -> None:
+    making = Making(tmp_path)
+    for place, name in enumerate(("small", "large"), start=1):
+        weights = {"weight": np.zeros((place, 100), np.float32)}
+        save_file(weights, making.add(name, "pretrain", "policy").path / "model.safetensors")
+        alone(making, f"{name}_known", name, 0.02 * place, "assess", {"settings": 1})
+    alone(making, "large_other", "large", 0.5, "assess", {"settings": 2})
+    for name in ("small", "large"):
+        alone(making, f"{name}_attacked", name, 0.1, "redteam", None)
+    lineage = gather([*making.made.values()])
+    found = {panel.title: panel for panel in group(lineage, Hues()).panels}
+    size = found["memorisation (small, large): known by heart by size"]
+    assert (size.traces[0]["x"], size.traces[0]["y"]) == ([100.0, 200.0], [0.02, 0.04])
+    copies = found["memorisation (small, large): exact by copies"]
+    assert [(one["name"], one["y"]) for one in copies.traces] == [("small", [0.02, 0.2]), ("large", [0.04, 0.4])]
+    assert [one["name"] for one in found["redteam (small, large): exact by copies"].traces] == ["small", "large"]
+    assert "memorisation (large): exact by copies" in found
+    assert numbers(lineage).count("<h3>") == 3
 
 
 def test_every_number_stands_in_a_table_and_nothing_is_markup(tmp_path: Path) -> None:
