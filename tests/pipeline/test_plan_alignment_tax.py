@@ -20,10 +20,10 @@ def test_every_model_is_examined_on_every_suite_and_compared_with_the_base() -> 
 
 
 def test_of_real_models_every_suite_measures_one_of_llama_2s_groups() -> None:
-    (tax,) = pipeline.steps_of(run.compose("pipeline", {"pipeline": "tax"})["pipeline"])
-    told = tax.settings["capabilities"]
-    capabilities.check(told, tax.settings["suites"])
+    values = run.compose("evaluate/tax", {})
+    told = values["capabilities"]
+    capabilities.check(told, values["suites"])
     assert [*told] == ["code", "commonsense", "knowledge", "reading", "maths", "MMLU", "BBH", "AGIEval"]
-    assert sorted(one for of in told.values() for one in of) == sorted(tax.settings["suites"])
-    for name in tax.settings["suites"]:
+    assert sorted(one for of in told.values() for one in of) == sorted(values["suites"])
+    for name in values["suites"]:
         suite.parse(run.compose("assess", {"suite": name})["suite"])

@@ -179,6 +179,7 @@ def test_a_model_of_another_family(data: Path, tmp_path: Path, refused: Refused)
     (other / "config.json").write_text(
         json.dumps({"model_type": "bert", "architectures": ["BertForSequenceClassification"]})
     )
+    save_file({"weight": torch.zeros(2, 2)}, other / "model.safetensors")
     said = refused(other, data)
     assert "holds a model of type 'bert'" in said
 

@@ -126,7 +126,7 @@ def test_the_ranking_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert lines[0][2:] == ["0.700", "±0.020", "0.400", "±0.100", "1.500", "±0.050"]
     assert "reward: preference" in printed
     models.show([], lineage)
-    assert "no model was evaluated" in capsys.readouterr().out
+    assert "no gold, reward or KL was measured" in capsys.readouterr().out
 
 
 # ── where things stand ───────────────────────────────────────────────────────────────────────────
