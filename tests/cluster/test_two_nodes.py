@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import several
+import test_stored_rollouts as stored
 import tiny_runs
 from stage_runs import TIMED
 from tests_support import QUIET, call
@@ -147,7 +150,7 @@ def test_what_has_failed_takes_along_what_waits_and_is_submitted_anew(cluster: C
 
 
 @pytest.mark.parametrize("engine", ["ddp", "zero1", "zero2", "zero3"])
-@pytest.mark.parametrize("stage", tiny_runs.STAGES)
+@pytest.mark.parametrize("stage", [*tiny_runs.STAGES, *tiny_runs.OWN_ANSWERS])
 def test_two_nodes_train_what_one_process_trains(
     stage: str, engine: str, cluster: Cluster, given: tiny_runs.Given, tmp_path: Path
 ) -> None:
@@ -165,6 +168,17 @@ def test_two_nodes_train_what_one_process_trains(
     for row, other in zip(mine, theirs, strict=True):
         for name in {"loss", "held_out_loss"} & row.keys():
             assert other[name] == pytest.approx(row[name], rel=RELATIVE), (row["step"], name)
+
+
+@pytest.mark.parametrize("engine", stored.CASES)
+def test_two_nodes_learn_from_stored_rollouts(engine: str, cluster: Cluster, tmp_path: Path) -> None:
+    log, port = tmp_path / "job.out", several.free_port()
+    line = shlex.join(["srun", sys.executable, *stored.program(engine, tmp_path)])
+    reached = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "PYTHONPATH": stored.PATH}
+    options = ("--parsable", f"--output={log}", *TWO_NODES, f"--wrap={line}")
+    job = cluster.run("sbatch", *options, cwd=ROOT, **SURROUNDINGS, **reached).strip()
+    assert cluster.wait(job, "COMPLETED", "FAILED") == "COMPLETED", log.read_text()
+    stored.need_alike(engine, tmp_path, log.read_text())
 
 
 def _micro(stage: str) -> tuple[str, ...]:

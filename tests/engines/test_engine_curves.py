@@ -14,9 +14,12 @@ from alignment.artifacts import RECORD, load
 
 pytest.importorskip("deepspeed")
 
-ENGINES = ("ddp", "zero1", "zero2", "zero3")
+ENGINES = ("ddp", "zero1", "zero2", "zero3", "zero3_offload")
 RELATIVE = 2e-6
 """What a different order of summation may change, in fp32 over 20 steps."""
+OFFLOADED = 1e-5
+"""The same where DeepSpeed's own Adam steps on the processor, which rounds in another order than PyTorch's; 2.4e-6 was
+measured for pretraining."""
 WHOLE = {"model.safetensors", "config.json", "tokenizer.json", "seen.npy"}
 
 
@@ -42,14 +45,14 @@ def apart(one: Path, other: Path, stage: str) -> dict[str, float]:
     return found
 
 
-def need_alike(one: Path, other: Path, stage: str) -> None:
+def need_alike(one: Path, other: Path, stage: str, relative: float = RELATIVE) -> None:
     """Curves, weights and records: the same but for rounding, and whole."""
     found = apart(one, other, stage)
     # Differences of scores, and the norm of a gradient, are small differences of large numbers.
     curves = {"loss", "held_out_loss", "learning_rate"} & found.keys()
     assert curves, found
     for name in curves:
-        assert found[name] <= RELATIVE, (name, found)
+        assert found[name] <= relative, (name, found)
     (mine,), (theirs,) = (list(store.glob(f"solo/{stage}-*")) for store in (one, other))
     weights, again = (load_file(folder / "model.safetensors") for folder in (mine, theirs))
     assert weights.keys() == again.keys()
@@ -87,5 +90,6 @@ def test_every_stage_on_two_processes(engine: str, given: tiny_runs.Given, tmp_p
     ]
     assert several.together(2, lines, tmp_path) == [0] * len(lines)
     for stage in stages:
-        need_alike(alone(stage, given, tmp_path / "one"), tmp_path / engine, stage)
+        bound = OFFLOADED if engine == "zero3_offload" else RELATIVE
+        need_alike(alone(stage, given, tmp_path / "one"), tmp_path / engine, stage, bound)
     assert not list(tmp_path.rglob(f"*{RECORD}.partial"))

@@ -36,6 +36,7 @@ CHANGES = {
 CURVES = ("loss/policy", "loss/critic", "update/kl_old")
 CASES = {"ddp": (0, 4), "zero1": (1, 4), "zero2": (2, 2), "zero3": (3, None)}
 """By engine: ZeRO's stage and answers a forward pass; without a number, as many as fit, which the processes pad."""
+PATH = ":".join(map(str, [several.ROOT, *(Path(__file__).parents[1] / room for room in ("", "rl", "engines"))]))
 
 pytest.importorskip("deepspeed")
 
@@ -85,19 +86,27 @@ def share(everything: Any, groups: list[int], rows: list[int]) -> Any:
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", CASES)
 def test_two_processes_learn_from_stored_rollouts(engine: str, tmp_path: Path) -> None:
-    zero, micro = CASES[engine]
-    wanted = learned(0, micro, tmp_path)
-    rooms = [str(Path(__file__).parents[1] / room) for room in ("", "rl", "engines")]
-    path = ":".join([str(several.ROOT), *rooms])
     done = subprocess.run(
-        several.torchrun(2, __file__, str(zero), json.dumps(micro), str(tmp_path)),
-        env=several.environment(PYTHONPATH=path),
+        several.torchrun(2, *program(engine, tmp_path)),
+        env=several.environment(PYTHONPATH=PATH),
         capture_output=True,
         text=True,
         timeout=400,
     )
-    file = tmp_path / "found.json"
-    assert file.is_file(), done.stdout + done.stderr
+    need_alike(engine, tmp_path, done.stdout + done.stderr)
+
+
+def program(engine: str, out: Path) -> list[str]:
+    """What each process runs, behind the name of the interpreter."""
+    zero, micro = CASES[engine]
+    return [__file__, str(zero), json.dumps(micro), str(out)]
+
+
+def need_alike(engine: str, out: Path, said: str) -> None:
+    """What two processes have left in ``out`` is what one learns."""
+    wanted = learned(0, CASES[engine][1], out)
+    file = out / "found.json"
+    assert file.is_file(), said
     found = json.loads(file.read_text())
     assert len(found) == len(wanted) == STEPS
     for step, (mine, theirs) in enumerate(zip(wanted, found, strict=True)):
@@ -112,6 +121,7 @@ if __name__ == "__main__":
     from alignment.plans.together import _leave
     from alignment.training.team import meet, open_team
 
+    ranks.settle()
     open_team(print)  # type: ignore[arg-type]
     measures = learned(int(sys.argv[1]), json.loads(sys.argv[2]), Path(sys.argv[3]))
     if ranks.is_main():
