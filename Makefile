@@ -65,7 +65,7 @@ bench: venv
 	$(VENV)/bin/python benchmarks/estimate.py
 	$(VENV)/bin/python benchmarks/scaling.py
 
-# What shows a trend, over several seeds: about an hour and a half on two cores; what is finished is reused.
+# What shows a trend, over several seeds: some six hours on two cores; what is finished is reused.
 experiments: venv
 	$(RUN) stage=pipeline pipeline=reward_effects
 	$(RUN) stage=pipeline pipeline=warm
@@ -77,7 +77,10 @@ experiments: venv
 	$(RUN) stage=pipeline pipeline=on_policy
 	$(RUN) stage=pipeline pipeline=llama2
 	$(RUN) stage=pipeline pipeline=gemma2
+	$(RUN) stage=pipeline pipeline=ghost_effects
 	$(RUN) stage=pipeline pipeline=hedging
+	$(RUN) stage=pipeline pipeline=safety_scaling
+	$(RUN) stage=pipeline pipeline=observations
 	$(RUN) stage=pipeline pipeline=alignment_tax
 
 clean:

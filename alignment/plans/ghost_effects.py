@@ -3,7 +3,7 @@
 A chat model learns to obey instructions from demonstrations by people who obey for two turns and then forget. From it,
 for every seed: all answers to long dialogues are drawn under an instruction in every turn, and dialogues whose last
 answer obeys are kept with it in the first turn alone (``stage=ghost``). ``with`` goes on with these rows, ``without``
-with the same dialogues as they were; both with the same demonstrations. Recall by turn measures.
+with the same dialogues as they were; both rehearse demonstrations. Recall by turn measures.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ class Settings(StrictSettings):
     rows: int = identity("long dialogues to learn from", ge=1)
     turns: int = identity("user turns of the longest of them", ge=2)
     samples: int = identity("answers drawn to each turn, of which the first that obeys is kept", ge=1)
-    demonstrations: int = identity("demonstrations that the chat model and both arms learn from", ge=1)
+    demonstrations: int = identity("demonstrations that the chat model learns from", ge=1)
+    rehearsed: int = identity("demonstrations that both arms go on with beside the dialogues", ge=1)
     instructed: float = identity("weight of dialogues under instructions among them; of all others it is 0.8", ge=0)
     chat_steps: int = identity("optimiser steps of the chat model on them", ge=1)
     steps: int = identity("optimiser steps of each arm", ge=1)
@@ -42,16 +43,8 @@ def steps(settings: Settings) -> list[Step]:
     arms = [(name, seed) for name in ("without", "with") for seed in settings.seeds]
     dialogues = {"rows": settings.rows, "turns": settings.turns}
     return [
-        laid(
-            "demonstrations",
-            "data",
-            settings.budget,
-            recipe="miniature_careful",
-            recipe__sources__0__miniature={
-                "world": {"mixture": {"instruction": settings.instructed}},
-                "train": {"rows": settings.demonstrations},
-            },
-        ),
+        _demonstrations(settings, "demonstrations", settings.demonstrations),
+        _demonstrations(settings, "rehearsal", settings.rehearsed),
         laid(
             "long_dialogues",
             "data",
@@ -85,7 +78,7 @@ def _seed(numbers: Settings, seed: int) -> list[Step]:
             answers="all",
             dialogues="step:long_dialogues",
             max_turns=numbers.turns,
-            end="random",
+            end="last",
             decoding__samples=numbers.samples,
             seed=seed,
         ),
@@ -95,14 +88,20 @@ def _seed(numbers: Settings, seed: int) -> list[Step]:
     ]
 
 
+def _demonstrations(numbers: Settings, name: str, rows: int) -> Step:
+    """Answers of people who obey for two turns."""
+    of = {"world": {"mixture": {"instruction": numbers.instructed}}, "train": {"rows": rows}}
+    return laid(name, "data", numbers.budget, recipe="miniature_careful", recipe__sources__0__miniature=of)
+
+
 def _mixture(numbers: Settings, name: str, dialogues: str) -> Step:
-    """The demonstrations, and some dialogues."""
+    """Demonstrations that are rehearsed, and some dialogues."""
     return laid(
         name,
         "data",
         numbers.budget,
         recipe="miniature_rehearsed",
-        recipe__sources__0__dataset="step:demonstrations",
+        recipe__sources__0__dataset="step:rehearsal",
         recipe__sources__1__dataset=dialogues,
         tokenizer=numbers.tokenizer,
     )
