@@ -119,12 +119,15 @@ def need_alike(engine: str, out: Path, said: str) -> None:
 if __name__ == "__main__":
     from alignment import ranks
     from alignment.plans.together import _leave
-    from alignment.training.team import meet, open_team
+    from alignment.training.team import open_team
 
+    zero, micro, out = int(sys.argv[1]), json.loads(sys.argv[2]), Path(sys.argv[3])
     ranks.settle()
-    open_team(print)  # type: ignore[arg-type]
-    measures = learned(int(sys.argv[1]), json.loads(sys.argv[2]), Path(sys.argv[3]))
+    together = open_team(print)  # type: ignore[arg-type]
     if ranks.is_main():
-        (Path(sys.argv[3]) / "found.json").write_text(json.dumps(measures))
-    meet()
-    _leave(0)
+        with together.together("learn"):
+            measures = learned(zero, micro, out)
+        (out / "found.json").write_text(json.dumps(measures))
+        together.end(0)
+        _leave(0)
+    _leave(together.follow(lambda _: learned(zero, micro, out)))
