@@ -108,12 +108,17 @@ def test_what_is_drawn_is_learned_from_or_dropped_whole(
         with pytest.raises(signals.Preempted, match=f"SIGUSR1: stopped {where}"):
             begun(tmp_path).go()
         assert (len(updates), len(commits)) == (kept or 0, min(1, kept or 0))
-    last = checkpoints.last_whole(tmp_path / "checkpoints")
+    need_the_same_after(kept, undisturbed, tmp_path)
+
+
+def need_the_same_after(kept: int | None, undisturbed: tuple[dict[str, torch.Tensor], list[Any]], out: Path) -> None:
+    """The last checkpoint is that of step ``kept``, and started again the run ends as one that nobody stopped."""
+    last = checkpoints.last_whole(out / "checkpoints")
     assert (None if last is None else checkpoints.step_of(last)) == kept
     signals.restore()
-    run = begun(tmp_path)
+    run = begun(out)
     run.go()
-    weights, rows = left(tmp_path, run)
+    weights, rows = left(out, run)
     assert support.same(weights, undisturbed[0])
     assert rows == undisturbed[1]
 
@@ -146,14 +151,7 @@ def test_stopped_during_a_look_it_keeps_no_step_that_is_not_told(
 ) -> None:
     with pytest.raises(signals.Preempted, match="SIGUSR1: stopped while it did not answer"):
         begun(tmp_path, rule=Away(call)).go()
-    last = checkpoints.last_whole(tmp_path / "checkpoints")
-    assert (None if last is None else checkpoints.step_of(last)) == kept
-    signals.restore()
-    run = begun(tmp_path)
-    run.go()
-    weights, rows = left(tmp_path, run)
-    assert support.same(weights, undisturbed[0])
-    assert rows == undisturbed[1]
+    need_the_same_after(kept, undisturbed, tmp_path)
 
 
 @pytest.mark.parametrize(("owner", "name", "call"), [(Learner, "update", STEPS), (checkpoints, "commit", 2)])
