@@ -145,6 +145,7 @@ def test_sizes_of_parts_and_batches_and_their_order_change_no_score(
         name, tokens = ("kl", "tokens") if "kl" in other else ("nll", "held_out")
         assert one[tokens] == other[tokens]
         assert one[name] / one[tokens] == pytest.approx(other[name] / one[tokens], abs=1e-5, rel=0)
+        assert one[name] == pytest.approx(other[name], abs=1e-4, rel=1e-5)
 
 
 def test_another_tokenizer_is_refused(models: list[Artifact], inputs: dict[str, Artifact], tmp_path: Path) -> None:
