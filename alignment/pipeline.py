@@ -8,8 +8,6 @@ planned like any other step, from the miniature plan: so every stage runs with n
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import gc
 import importlib
 import shutil
 import time
@@ -19,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from alignment import artifacts, console, files, signals
+from alignment import allocator, artifacts, console, files, signals
 from alignment.artifacts import Artifact, Kind, Outcome
 from alignment.cluster import ledger
 from alignment.cluster.ledger import Entry
@@ -254,7 +252,7 @@ class Maker:
             raise
         finally:
             signals.rest()
-        _give_memory_back()
+        allocator.give_back()
         return finishing.finish(planned, inputs, outcome, time.monotonic() - began, self._stated)
 
 
@@ -269,16 +267,6 @@ def _need_whole(inputs: Mapping[str, Artifact], error: Exception) -> None:
                 cause="It has been cut off, damaged or changed since.",
                 remedy="Copy it again, or remove its folder and make it again.",
             ) from error
-
-
-def _give_memory_back() -> None:
-    """What a step has left: trainers and models in circles, and freed memory that glibc would keep to itself.
-
-    A plan of thirty reward models had 6 GB of it, which no tensor used.
-    """
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def wanted(maker: Maker, title: str, plan: Mapping[str, Any], only: list[str] | None) -> list[Planned]:

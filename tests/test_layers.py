@@ -14,7 +14,7 @@ PACKAGE = ROOT / "alignment"
 FLOORS = (
     (
         *("errors", "settings", "files", "console", "artifacts", "store", "parts", "command_line"),
-        *("ranks", "signals", "energy"),
+        *("ranks", "signals", "energy", "allocator"),
     ),
     ("chat", "objectives", "merging.kernels", "merging.front"),
     ("gemma", "data", "miniature", "merging", "cluster"),
