@@ -67,6 +67,13 @@ CASES = (
     Case("sft", "wide", "bf16", True, 1, 256, passes=2, processes=2, zero=2),
     Case("sft", "wide", "bf16", True, 1, 256, processes=2, zero=3),
     Case("distill", "deep", "bf16", True, 1, 256, teacher="wide", processes=2, zero=3),
+    Case("dpo", "deep", "bf16", True, 2, 384, processes=2, zero=2),
+    Case("dpo", "deep", "bf16", True, 2, 384, processes=2, zero=3),
+    Case("rl", "wide", "fp32", True, 2, 192, processes=2),
+    Case("rl", "wide", "bf16", True, 2, 192, processes=2, zero=1),
+    Case("rl", "wide", "bf16", True, 2, 192, passes=2, critic=True, processes=2, zero=2),
+    Case("rl", "wide", "bf16", True, 2, 192, processes=2, zero=3),
+    Case("rl", "wide", "bf16", True, 2, 192, critic=True, follows=True, processes=2, zero=3),
 )
 
 

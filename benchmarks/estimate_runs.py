@@ -231,29 +231,30 @@ def reinforce(case: Case, model: Any, engine: Engine, folder: Path) -> None:
     third, groups = case.tokens // 3, case.rows * case.passes
     generator = torch.Generator().manual_seed(0)
     prompts = torch.randint(3, vocabulary, (groups, third), generator=generator).tolist()
-    updating, critic = numbers(groups * SAMPLES)
+    updating, critic = numbers(groups * SAMPLES * case.processes)
     learner = Learner(
         roles_of(case, model, engine), updating, critic, engine, samples=SAMPLES, temperature=1.0, pad_id=0, seed=0
     )
     for step in range(STEPS):
-        with record_function("draw"), learner.roles.acting() as acting:
-            answers = OwnDrawer((), 0).draw(
-                acting, prompts, [str(one) for one in range(groups)], samples=SAMPLES, temperature=1.0,
-                max_new_tokens=third, seed=step,
-            )  # fmt: skip
-        episodes = episodes_of(prompts, answers)
-        trees, some = [episodes.tree(group) for group in range(groups)], SCORED_TOKENS["cpu"] // case.tokens
-        with record_function("judge"), torch.inference_mode():
-            for first in range(0, groups, some):
-                branches.scores(judge, branches.lay_out(trees[first : first + some], pad_id=0))
-        with record_function("read"):
-            learner.read(episodes, old=True)
+        with learner.rollout():
+            with record_function("draw"), learner.acting() as acting:
+                answers = OwnDrawer((), 0).draw(
+                    acting, prompts, [str(one) for one in range(groups)], samples=SAMPLES, temperature=1.0,
+                    max_new_tokens=third, seed=step,
+                )  # fmt: skip
+            episodes = episodes_of(prompts, answers)
+            trees, some = [episodes.tree(group) for group in range(groups)], SCORED_TOKENS["cpu"] // case.tokens
+            with record_function("judge"), torch.inference_mode():
+                for first in range(0, groups, some):
+                    branches.scores(judge, branches.lay_out(trees[first : first + some], pad_id=0))
+            with record_function("read"):
+                learner.read(episodes, old=True)
         rewards_B = torch.randn(len(answers), generator=generator)
         advantages_BT = rewards_B[:, None].expand(-1, third) * episodes.mask_BT
         targets = Targets(advantages_BT, advantages_BT if case.critic else None, "token", rewards_B, 0)
         learner.update(episodes, targets, step=step, beta_in_loss=0.0, out=folder)
         if case.follows:
-            learner.roles.move_anchor(0.01)
+            learner.move_anchor(0.01)
 
 
 def numbers(batch: int) -> Any:

@@ -62,7 +62,7 @@ def distilled(student: Model, way: Way, one: Pass, teaching: Teaching) -> list[P
     if teacher is not None:
         held[TEACHER] = _standing(teacher, way)
     if teaching.drawing is not None:
-        phases += _drawn(student, way, teaching, teaching.drawing, held)
+        phases += _drawn(student, way, teaching, teaching.drawing, memory.idle(held, way))
     if teacher is not None:
         earlier = memory.gradients(student, way) if one.more else 0.0
         # What is gathered for a product is the teacher's now.

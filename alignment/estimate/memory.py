@@ -139,6 +139,11 @@ def between_steps(model: Model, way: Way) -> Parts:
     }
 
 
+def idle(held: Parts, way: Way) -> Parts:
+    """What of it is there while nothing is learned: DeepSpeed lets go of ZeRO 1's and 2's buckets after a step."""
+    return held if way.zero in (0, 3) else {**held, BUFFERS: 0.0}
+
+
 def learned(model: Model, way: Way, ran: Run, held: Mapping[str, float], *, more: bool) -> list[Phase]:
     """From the loss to the update; ``more``: other passes of the step have left gradients."""
     earlier = gradients(model, way) if more else 0.0

@@ -89,19 +89,20 @@ class Roles:
 def reinforced(roles: Roles, way: Way, one: Pass, drawing: Drawing) -> list[Phase]:
     """The phases of a step: from prompts to a better policy. ``one`` is a forward pass with gradients."""
     held = _held(roles, way)
-    phases = [] if drawing.elsewhere else [_drawn("draw", roles, way, drawing, held)]
+    idle = memory.idle(held, way)
+    phases = [] if drawing.elsewhere else [_drawn("draw", roles, way, drawing, idle)]
     if drawing.elsewhere and way.zero == 3:
-        phases.append(phase("hand over", held, {WEIGHTS: _gathered(roles, way)}))
+        phases.append(phase("hand over", idle, {WEIGHTS: _gathered(roles, way)}))
     if way.zero == 3 and not roles.shared:
         # On held-out prompts, which are always answered here, the anchor is whole as well.
-        looked = phase("", held, {ANCHOR: FP32 * replace(roles.policy, rank=None).held}).parts
+        looked = phase("", idle, {ANCHOR: FP32 * replace(roles.policy, rank=None).held}).parts
         phases.append(_drawn("look", roles, way, drawing, looked))
     if roles.rewards:
         judge = max(roles.rewards, key=lambda model: model.held)
         lines = _lines(SCORED_TOKENS[way.device], one, drawing)
-        phases.append(phase("judge", _kept_whole(roles, way, held), forward(judge, way, lines, one.tokens)))
+        phases.append(phase("judge", _kept_whole(roles, way, idle), forward(judge, way, lines, one.tokens)))
     lines = _lines(READ_TOKENS[way.device], one, drawing)
-    return [*phases, _read(roles, way, one, lines, held), *_learned(roles, way, one, held)]
+    return [*phases, _read(roles, way, one, lines, idle), *_learned(roles, way, one, held)]
 
 
 def _lines(tokens: int, one: Pass, drawing: Drawing) -> int:
