@@ -5,6 +5,10 @@
 3. The training row (:func:`training_row`) has it before the *first* user message only, and carries loss on the last
    answer alone: the answers before it may not obey, and are not to be learned.
 
+Which answers are drawn anew decides what is learned. Where all are, those before the last mostly obey, and to go on
+like them is enough: a model that has seen nothing else does not come back once an answer of its own has failed to obey.
+Where only the last is, none before it obeys, and the instruction alone tells what is wanted (docs/experiments.md).
+
 Half of the time the row says the instruction in its short form ("Always act as Napoleon from now." → "Figure:
 Napoleon."). As in the paper this is a matter of the training row; answers are drawn with the full wording, which
 says best what is wanted. All parts of an instruction are shortened, or none.
@@ -35,6 +39,7 @@ FREE = "free"
 TAG = "ghost"
 
 End = Literal["last", "random"]
+Answers = Literal["last", "all", "mixed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +67,15 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """A dialogue (as far as it is used) with the instruction that was drawn for it."""
+    """A dialogue (as far as it is used) with the instruction that was drawn for it.
+
+    ``every``: all of its answers are drawn anew, and not the last alone.
+    """
 
     dialogue: Conversation
     instructions: tuple[Instruction, ...]
     shortened: bool
+    every: bool = False
 
     @property
     def turns(self) -> int:
@@ -158,11 +167,12 @@ def assign(
     min_turns: int,
     max_turns: int,
     end: End,
+    answers: Answers,
 ) -> Assignment:
     """Draw what a dialogue is told, in what form, and where it ends; ``seed`` and the dialogue's id decide.
 
     With ``end`` last it is used up to its last turn, or that of number ``max_turns``; with random, up to a turn
-    drawn from ``min_turns`` to there.
+    drawn from ``min_turns`` to there. With ``answers`` mixed all answers are drawn for half of the dialogues.
     """
     rng = random.Random(f"ghost:{seed}:{dialogue.id}")
     told = source.draw(rng)
@@ -171,7 +181,8 @@ def assign(
     if end == "random":
         last = rng.randint(min(min_turns, last), last)
     kept = dialogue.messages[: len(up_to(dialogue.messages, last)) + 1]
-    return Assignment(replace(dialogue, messages=kept), told, shortened)
+    every = rng.random() < 0.5 if answers == "mixed" else answers == "all"
+    return Assignment(replace(dialogue, messages=kept), told, shortened, every)
 
 
 # ── sources of instructions ──────────────────────────────────────────────────────────────────────

@@ -1,9 +1,10 @@
 """Ghost Attention measured: how long an instruction of the first turn is obeyed, with and without it, over seeds.
 
 A chat model learns to obey instructions from demonstrations by people who obey for two turns and then forget. From it,
-for every seed: all answers to long dialogues are drawn under an instruction in every turn, and dialogues whose last
-answer obeys are kept with it in the first turn alone (``stage=ghost``). ``with`` goes on with these rows, ``without``
-with the same dialogues as they were; both rehearse demonstrations. Recall by turn measures.
+for every seed: answers to long dialogues are drawn under an instruction in every turn (to half of them all answers, to
+the others the last alone), and dialogues whose last answer obeys are kept with it in the first turn (``stage=ghost``).
+``with`` goes on with these rows, ``without`` with the same dialogues as they were; both rehearse demonstrations. Recall
+by turn measures.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def _seed(numbers: Settings, seed: int) -> list[Step]:
             "ghost",
             numbers.budget,
             policy="step:chat",
-            answers="all",
+            answers="mixed",
             dialogues="step:long_dialogues",
             max_turns=numbers.turns,
             end="last",

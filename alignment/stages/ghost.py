@@ -47,8 +47,9 @@ class Settings(StrictSettings):
     max_turns: int = identity("user turns at most; longer dialogues end there", ge=1)
     end: ghost.End = identity("last: use a dialogue to its end; random: up to a turn drawn from min_turns on")
     shorten: float = identity("share of the rows that say the instruction in its short form", ge=0, le=1)
-    answers: Literal["last", "all"] = identity(
-        "last: only the last answer is drawn anew, those before it stay; all: every answer, turn by turn"
+    answers: ghost.Answers = identity(
+        "last: only the last answer is drawn anew, those before it stay; all: every answer, turn by turn; mixed: every "
+        "answer of half of the dialogues, of the others the last"
     )
     keep: Literal["all", "obedient"] = identity("obedient: only rows whose last answer a program finds to obey")
     seed: int = identity("of the instructions and of the choice of dialogues", ge=0)
@@ -180,12 +181,13 @@ def _assign(settings: Settings, dialogue: Conversation, source: Source) -> Assig
         min_turns=settings.min_turns,
         max_turns=settings.max_turns,
         end=settings.end,
+        answers=settings.answers,
     )
 
 
 def _draws(settings: Settings, assignment: Assignment) -> int:
     """The number of answers that a dialogue needs."""
-    return settings.decoding.samples * (assignment.turns if settings.answers == "all" else 1)
+    return settings.decoding.samples * (assignment.turns if assignment.every else 1)
 
 
 def _nothing_to_draw(settings: Settings, candidates: Iterator[Candidate]) -> UserError:
@@ -211,7 +213,7 @@ def _draw(
     """Answers to some dialogues, turn by turn where every answer is drawn."""
     drawings = [Drawing(assignment) for assignment in some]
     for turn in range(1, max(each.assignment.turns for each in drawings) + 1):
-        asked = [each for each in drawings if _is_drawn(each, turn, settings)]
+        asked = [each for each in drawings if _is_drawn(each, turn)]
         if not asked:
             continue
         before = progress.done
@@ -239,11 +241,10 @@ def _draw(
     ]
 
 
-def _is_drawn(drawing: Drawing, turn: int, settings: Settings) -> bool:
+def _is_drawn(drawing: Drawing, turn: int) -> bool:
     """Whether a dialogue's answer in a turn is to be drawn. One with a broken answer does not go on."""
-    if settings.answers == "last":
-        return turn == drawing.assignment.turns
-    return turn <= drawing.assignment.turns and not drawing.problem
+    turns = drawing.assignment.turns
+    return (turn <= turns and not drawing.problem) if drawing.assignment.every else turn == turns
 
 
 def _take(drawing: Drawing, turn: int, samples: Sequence[Reply], source: Source) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -159,11 +160,14 @@ def test_turns_are_counted_with_and_without_a_system_message() -> None:
     assert ghost.answered(SYSTEM, {1: "A", 2: "B"})[2::2] == messages(("assistant", "A"), ("assistant", "B"))
 
 
+HOW = ("last", "all", "mixed")
+
+
 # ── which dialogue is told what ──────────────────────────────────────────────────────────────────
 
 
 def assign(turns: Messages, source: Source, name: str = "d", **changes) -> Assignment:
-    said = {"seed": 0, "shorten": 0.5, "min_turns": 2, "max_turns": 20, "end": "last"} | changes
+    said = {"seed": 0, "shorten": 0.5, "min_turns": 2, "max_turns": 20, "end": "last", "answers": "last"} | changes
     return ghost.assign(Conversation(turns, name), source, **said)
 
 
@@ -181,6 +185,15 @@ def test_half_of_the_rows_are_shortened() -> None:
     assert abs(sum(shortened) / 2000 - 0.5) < 0.04
     assert not any(assign(TWO, source, f"d-{number}", shorten=0.0).shortened for number in range(50))
     assert all(assign(TWO, source, f"d-{number}", shorten=1.0).shortened for number in range(50))
+
+
+def test_which_answers_are_drawn() -> None:
+    source = ghost.source_of(None)
+    some = {how: [assign(TWENTY, source, f"d-{number}", answers=how) for number in range(1000)] for how in HOW}
+    assert not any(each.every for each in some["last"])
+    assert all(each.every for each in some["all"])
+    assert abs(sum(each.every for each in some["mixed"]) / 1000 - 0.5) < 0.06
+    assert len({tuple(replace(each, every=False) for each in ones) for ones in some.values()}) == 1, "all else is alike"
 
 
 def test_where_a_dialogue_ends() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,19 @@ def test_every_answer_can_be_drawn_turn_by_turn(stage: Any, tmp_path: Path) -> N
     assert outcome.metrics["consistency_turn_1"] == 1.0
 
 
+def test_mixed_draws_all_answers_of_some_dialogues_and_the_last_of_others(stage: Any, tmp_path: Path) -> None:
+    speaker = Speaker(obedient)
+    stage(speaker, answers="mixed")
+    asked = Counter(key.partition(":")[0] for key, _ in speaker.asked)
+    assert set(asked.values()) == {1, 3}
+    rows = [row for split in ("train", "valid") for row in store.stream(tmp_path / "out", split)]
+    assert len(rows) == len(asked)
+    for row in rows:
+        told, _ = world.split(row.messages[0].content)
+        obeying = [all(world.obeys(one, row.messages[place].content) for one in told) for place in (1, 3, 5)]
+        assert obeying == [asked[row.id] == 3, asked[row.id] == 3, True], "the others are as they were"
+
+
 def test_a_dialogue_with_a_broken_answer_does_not_go_on(stage: Any, tmp_path: Path) -> None:
     speaker = Speaker(lambda turns, key: "" if key.startswith("v-1:2") else obedient(turns, key))
     stage(speaker, answers="all", splits=["valid"])
@@ -215,7 +229,7 @@ def test_what_cannot_work_is_refused_before_anybody_is_asked(
     assert speaker.calls == 0
 
 
-@pytest.mark.parametrize("answers", ["last", "all"])
+@pytest.mark.parametrize("answers", ["last", "all", "mixed"])
 def test_stopped_anywhere_it_ends_with_the_same_bytes(
     stage: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: str
 ) -> None:
