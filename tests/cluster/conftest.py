@@ -10,7 +10,7 @@ import pytest
 from stub_slurm import Stub
 from throwaway_slurm import Cluster, UnavailableError, install
 
-sys.path += [str(Path(__file__).parents[1] / room) for room in ("stages", "engines", "rl")]
+sys.path += [str(Path(__file__).parents[1] / room) for room in ("stages", "engines", "rl", "security")]
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import pytest
 import several
 import test_stored_rollouts as stored
 import tiny_runs
+from planting import SECRETS, leaks
 from stage_runs import TIMED
 from tests_support import QUIET, call
 from throwaway_slurm import Cluster, wait_for
@@ -252,43 +253,59 @@ FAULTS: list[Callable[[Cluster, str], None]] = [
 ]
 
 
+INTERRUPTED = [
+    *((stage, "ddp", fault) for stage in tiny_runs.STAGES for fault in FAULTS),
+    # Checkpoints of DeepSpeed are others: each stage meets three faults on ZeRO, and each fault every engine.
+    *(
+        (stage, f"zero{level}", FAULTS[(place + 2 * level) % len(FAULTS)])
+        for place, stage in enumerate(tiny_runs.STAGES)
+        for level in (1, 2, 3)
+    ),
+]
+
+
 @pytest.fixture(scope="module")
 def undisturbed(
     cluster: Cluster, given: tiny_runs.Given, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], Path]:
-    """The store of a run of each stage to which nothing happened, made once."""
-    made: dict[str, Path] = {}
+) -> Callable[[str, str], Path]:
+    """The store of a run of each stage on an engine to which nothing happened, made once."""
+    made: dict[tuple[str, str], Path] = {}
 
-    def of(stage: str) -> Path:
-        if stage not in made:
-            store = tmp_path_factory.mktemp(f"undisturbed-{stage}")
-            job = submit(cluster, store / "job.out", "stage.sbatch", *_long(stage, given, store), options=TWO_NODES)
+    def of(stage: str, engine: str) -> Path:
+        if (stage, engine) not in made:
+            store = tmp_path_factory.mktemp(f"undisturbed-{stage}-{engine}")
+            line = _long(stage, given, store, engine)
+            job = submit(cluster, store / "job.out", "stage.sbatch", *line, options=TWO_NODES)
             assert cluster.wait(job, "COMPLETED", "FAILED") == "COMPLETED", (store / "job.out").read_text()
-            made[stage] = store
-        return made[stage]
+            made[stage, engine] = store
+        return made[stage, engine]
 
     return of
 
 
-def _long(stage: str, given: tiny_runs.Given, store: Path, times: int = 1) -> list[str]:
+def _long(stage: str, given: tiny_runs.Given, store: Path, engine: str = "ddp", times: int = 1) -> list[str]:
     steps, every, _ = FEWER.get(stage, (STEPS, EVERY, LATE_ENOUGH))
     steps *= times
-    return tiny_runs.line(stage, given, store, "engine=ddp", *_micro(stage), steps=steps, every=every)
+    return tiny_runs.line(stage, given, store, f"engine={engine}", *_micro(stage), steps=steps, every=every)
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=[fault.__name__ for fault in FAULTS])
-@pytest.mark.parametrize("stage", tiny_runs.STAGES)
+@pytest.mark.parametrize(
+    ("stage", "engine", "fault"),
+    INTERRUPTED,
+    ids=[f"{stage}-{engine}-{f.__name__}" for stage, engine, f in INTERRUPTED],
+)
 def test_an_interrupted_run_comes_back_with_the_same_numbers(
     stage: str,
+    engine: str,
     fault: Callable[[Cluster, str], None],
     cluster: Cluster,
     given: tiny_runs.Given,
-    undisturbed: Callable[[str], Path],
+    undisturbed: Callable[[str, str], Path],
     tmp_path: Path,
 ) -> None:
-    expected = undisturbed(stage)
+    expected = undisturbed(stage, engine)
     log = tmp_path / "job.out"
-    job = submit(cluster, log, "stage.sbatch", *_long(stage, given, tmp_path), options=TWO_NODES)
+    job = submit(cluster, log, "stage.sbatch", *_long(stage, given, tmp_path, engine), options=TWO_NODES)
     late = FEWER.get(stage, (STEPS, EVERY, LATE_ENOUGH))[2]
     wait_for(lambda: _has_rows(tmp_path, late), 600, log.read_text)
     fault(cluster, job)
@@ -323,6 +340,22 @@ def test_a_cancelled_job_saves_and_stays_away(cluster: Cluster, given: tiny_runs
     wait_for(lambda: not cluster.processes(job, "alignment.run"), 300, "its ranks go on")
     assert cluster.restarts(job) == 0
     assert any(tmp_path.glob("solo/*/checkpoints/*")), "the same command goes on from there"
+
+
+def test_a_job_on_two_nodes_tells_no_secret(cluster: Cluster, given: tiny_runs.Given, tmp_path: Path) -> None:
+    """Slurm hands its submitter's environment on to the ranks; what they print and write does not tell it."""
+    line = [*_long("sft", given, tmp_path / "runs"), "tracker=offline"]
+    log, said = tmp_path / "job.out", tmp_path / "said.out"
+    options = ("--parsable", f"--output={log}", *TWO_NODES)
+    planted = {**SURROUNDINGS, **SECRETS, "WANDB_MODE": "offline"}
+    job = cluster.run("sbatch", *options, str(ROOT / "jobs" / "stage.sbatch"), *line, cwd=ROOT, **planted).strip()
+    wait_for(lambda: _has_rows(tmp_path / "runs", LATE_ENOUGH), 600, log.read_text)
+    said.write_text(cluster.run("scontrol", "show", "job", job))
+    a_rank_killed(cluster, job)
+    assert cluster.wait(job, "COMPLETED", "FAILED") == "COMPLETED", log.read_text()
+    assert cluster.restarts(job) == 1
+    assert list(tmp_path.rglob("*.wandb"))
+    assert leaks(tmp_path) == []
 
 
 def test_ranks_that_do_not_heed_their_limit_are_queued_again_before_it(cluster: Cluster, tmp_path: Path) -> None:
