@@ -50,12 +50,15 @@ def publish(
         return
     _forget(out)
     known = {artifact.fingerprint: artifact for artifact in artifacts}
-    for artifact in artifacts:
-        if artifact.stage and not _has_own_run(artifact):
-            _tell(settings, artifact, known, out, tables.get(artifact.fingerprint, {}))
     shown = dict.fromkeys(name for some in tables.values() for name in some)
     view = wandb_view.definition(settings.project, out.parent.name, artifacts, [TABLE, *figures, *shown, PAGE])
     files.write_json(out / wandb_view.VIEW, view)
+    for artifact in artifacts:
+        if not artifact.stage or _has_own_run(artifact):
+            continue
+        if not _tell(settings, artifact, known, out, tables.get(artifact.fingerprint, {})):
+            # W&B takes nothing now, and would have the next run wait for this one.
+            return
     run = Run(settings, folder=out, place=out, stage="report", config=config)
     for artifact in inputs.values():
         run.take(artifact)
@@ -77,8 +80,8 @@ def _show(run: Run, rows: Sequence[Mapping[str, Any]], figures: Mapping[str, Fig
 
 def _tell(
     settings: TrackerSettings, artifact: Artifact, known: Mapping[str, Artifact], out: Path, tables: Tables
-) -> None:
-    """A run that read the artifact's parents and made it, with its tables."""
+) -> bool:
+    """A run that read the artifact's parents and made it, with its tables. Returns whether it has come to its end."""
     run = Run(settings, folder=out, place=artifact.path, stage=artifact.stage, config=artifact.settings, quiet=True)
     for parent in artifact.parents.values():
         run.take(known.get(parent.fingerprint) or _stand_in(parent))
@@ -86,7 +89,7 @@ def _tell(
     for name, rows in tables.items():
         run.table(name, rows)
     run.give(artifact)
-    run.finish()
+    return tracking.part(out, tracking.PATIENCE, run.finish)
 
 
 def _has_own_run(artifact: Artifact) -> bool:

@@ -20,7 +20,7 @@ from alignment.errors import UserError
 from alignment.training import incidents, wandb_runs
 from alignment.training.wandb_runs import TABLES, Run, TrackerSettings, number, whole_rows
 
-__all__ = ["METRICS", "Tracker", "TrackerSettings", "abandon", "conclude", "leave_open", "read_metrics"]
+__all__ = ["METRICS", "Tracker", "TrackerSettings", "abandon", "conclude", "leave_open", "part", "read_metrics"]
 
 METRICS = "metrics.jsonl"
 LOSSES = 3
@@ -171,7 +171,7 @@ def conclude(artifact: Artifact) -> None:
         run.finish()
 
     sent = wandb_runs.bytes_sent(artifact, run.upload)
-    _part(artifact.path, PATIENCE + sent / SLOWEST, say)
+    part(artifact.path, PATIENCE + sent / SLOWEST, say)
 
 
 def abandon(out: Path, why: str) -> None:
@@ -179,13 +179,13 @@ def abandon(out: Path, why: str) -> None:
     run = _live.pop(out, None) or _open.pop(out, None)
     if run is not None:
         # That W&B is gone as well changes nothing about why the stage ends, nor when.
-        _part(out, GRACE, lambda: run.fail(why))
+        part(out, GRACE, lambda: run.fail(why))
 
 
-def _part(out: Path, seconds: float, say: Callable[[], None]) -> None:
+def part(out: Path, seconds: float, say: Callable[[], None]) -> bool:
     """Let ``say`` have the last word with W&B, for so many seconds at most; what comes of it is told here, and no more.
 
-    What takes longer goes on beside whatever comes next, until the program ends.
+    What takes longer goes on beside whatever comes next, until the program ends. Returns whether all has been said.
     """
     failed = list[Exception]()
 
@@ -202,6 +202,8 @@ def _part(out: Path, seconds: float, say: Callable[[], None]) -> None:
         why = incidents.reason(failed[0]) if failed else f"it has not taken everything within {seconds:,.0f} s"
         left = f"what it was not sent is kept in {out / 'wandb'}, for `wandb sync`"
         console.say(f"  W&B may lack the end of {out.name}: {why}; {left}", style="yellow")
+        return False
+    return True
 
 
 def _energy(artifact: Artifact) -> dict[str, float]:

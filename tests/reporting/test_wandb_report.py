@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,25 @@ def test_an_interrupted_report_is_told_anew(out: Path, lineage: dict[str, Artifa
     publish(out, lineage)
     assert len(record_files(out)) == len(before)
     assert told(out).keys() == before
+
+
+def test_a_server_that_takes_nothing_holds_nobody_up(
+    out: Path, lineage: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    go_on, closed_runs = threading.Event(), []
+
+    def finish(run: Any) -> None:
+        closed_runs.append(run.id)
+        assert go_on.wait(60)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tracking, "PATIENCE", 0.1)
+        patch.setattr(wandb_report.Run, "finish", finish)
+        publish(out, lineage)
+        assert closed_runs == ["mini-data-11111111"], "the others would wait for it"
+        go_on.set()
+    assert "W&B may lack the end of report-66666666" in capsys.readouterr().out
+    assert (out / wandb_view.VIEW).is_file()
 
 
 def test_a_tracker_that_is_off_is_told_nothing(out: Path, lineage: dict[str, Artifact]) -> None:
