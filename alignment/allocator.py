@@ -1,4 +1,4 @@
-"""What glibc does with freed memory: kept for the next tensor within a step, given back between steps."""
+"""What glibc does with freed memory: it serves the next tensor, or goes back to the kernel."""
 
 from __future__ import annotations
 
@@ -6,29 +6,51 @@ import contextlib
 import ctypes
 import gc
 import os
+from collections.abc import Iterator
+from typing import NamedTuple
 
+
+class Thresholds(NamedTuple):
+    """Bytes from which a piece is the kernel's own, and goes back to it at once; bytes of a free end that are kept."""
+
+    piece: int
+    kept: int
+
+
+USUAL = Thresholds(32 * 2**20, 64 * 2**20)
+"""What glibc comes to by itself where pieces are large."""
+ROOMY = Thresholds(256 * 2**20, 512 * 2**20)
 # glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-KEPT = 512 * 2**20
-"""Bytes of freed memory that stay with the process."""
-LARGE = 256 * 2**20
-"""Bytes from which a piece of memory is the kernel's own, and goes back to it at once."""
 
 
-def keep_freed() -> None:
-    """Let freed memory serve the next tensor.
+@contextlib.contextmanager
+def keeping() -> Iterator[None]:
+    """While the block lasts, freed memory serves the next tensor.
 
-    glibc gives pieces of 32 MiB, and a free end of 64 MiB, back to the kernel and takes them anew, zeroed page by page,
-    at every operation: a quarter of the time of an examination by likelihoods. What it keeps instead is bounded, and is
-    given back by :func:`give_back`. Whoever sets ``MALLOC_…`` in the environment decides; other libraries of C are left
+    glibc otherwise gives pieces of 32 MiB, and a free end of 64 MiB, back to the kernel and takes them anew, zeroed
+    page by page, at every operation: a quarter of the time of an examination by likelihoods. This is for forward
+    passes alone: between what a backward pass needs later, free pieces of all sizes are too small for the next (a
+    training of 4 GB took 13). Whoever sets ``MALLOC_…`` in the environment decides; other libraries of C are left
     alone.
     """
-    if any(name.startswith("MALLOC_") for name in os.environ) or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
+    told = any(name.startswith("MALLOC_") for name in os.environ)
+    if told or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
+        yield
         return
+    _choose(ROOMY)
+    try:
+        yield
+    finally:
+        _choose(USUAL)
+        give_back()
+
+
+def _choose(some: Thresholds) -> None:
     with contextlib.suppress(OSError, AttributeError):
-        choose = ctypes.CDLL("libc.so.6").mallopt
-        choose(_MMAP_THRESHOLD, LARGE)
-        choose(_TRIM_THRESHOLD, KEPT)
+        option = ctypes.CDLL("libc.so.6").mallopt
+        option(_MMAP_THRESHOLD, some.piece)
+        option(_TRIM_THRESHOLD, some.kept)
 
 
 def give_back() -> None:

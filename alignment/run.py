@@ -19,7 +19,7 @@ from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
-from alignment import allocator, console, files, signals
+from alignment import console, files, signals
 from alignment.cluster.launcher import LauncherSettings
 from alignment.command_line import Request, at, lay, read
 from alignment.errors import LostError, UserError, nearest
@@ -61,7 +61,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ``stage=gate`` says no with 1. Asked to stop by a scheduler (USR1, TERM) it ends with 85, where a device or another
     process is gone with 86, and the same command goes on.
     """
-    allocator.keep_freed()
     signals.listen()
     code = together.enter(door, sys.argv[1:] if arguments is None else list(arguments))
     signals.ignore()

@@ -1,4 +1,4 @@
-"""Freed memory stays for the next tensor, and goes back when a step has ended."""
+"""Freed memory serves the next tensor while it is asked to, and goes back at the end."""
 
 import os
 import subprocess
@@ -8,22 +8,19 @@ import pytest
 
 # Tensors of 40 MiB, as those of a forward pass come and go; then the page faults of it and the resident bytes.
 PASSES = """
-import resource, sys
+import contextlib, resource, sys
 import torch
 from alignment import allocator
-if sys.argv[1] == "kept":
-    allocator.keep_freed()
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 resident = lambda: int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
-pieces = [torch.ones(10 * 2**20) for _ in range(4)]
-del pieces
-before = faults()
-for _ in range(10):
+with allocator.keeping() if sys.argv[1] == "kept" else contextlib.nullcontext():
     pieces = [torch.ones(10 * 2**20) for _ in range(4)]
     del pieces
-taken = faults() - before
-held = resident()
-allocator.give_back()
+    before = faults()
+    for _ in range(10):
+        pieces = [torch.ones(10 * 2**20) for _ in range(4)]
+        del pieces
+    taken, held = faults() - before, resident()
 print(taken * resource.getpagesize(), held - resident())
 """
 
@@ -33,12 +30,12 @@ pytestmark = pytest.mark.skipif(
 
 
 def passes(how: str, **environment: str) -> tuple[int, int]:
-    """Bytes that the kernel gave anew while tensors came and went, and bytes that went back to it at the end."""
+    """Bytes that the kernel gave anew while tensors came and went, and that went back to it at the block's end."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
     command = [sys.executable, "-c", PASSES, how]
     said = subprocess.run(command, env={**clean, **environment}, capture_output=True, text=True, check=True).stdout
-    taken, back = said.split()
-    return int(taken), int(back)
+    taken, back = map(int, said.split())
+    return taken, back
 
 
 def test_freed_memory_serves_the_next_tensor() -> None:
@@ -46,7 +43,7 @@ def test_freed_memory_serves_the_next_tensor() -> None:
     assert passes("plain")[0] > 1_000 * 2**20
     taken, back = passes("kept")
     assert taken < 800 * 2**20
-    assert back > 100 * 2**20, "what was kept is given back at the end of a step"
+    assert back > 100 * 2**20, "at the end it is given back"
 
 
 def test_who_sets_it_in_the_environment_decides() -> None:

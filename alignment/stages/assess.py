@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import create_model
 
-from alignment import files
+from alignment import allocator, files
 from alignment.artifacts import Artifact, Outcome
 from alignment.evals.suites import suite as suites
 from alignment.sampling.endpoint import EndpointSettings
@@ -70,8 +70,9 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
         "inputs": {key: one.fingerprint for key, one in own.items()},
         "sources": [files.digest_file(path) for path in sources(settings)],
     }
-    examined: suites.Examined = module.examine(settings.suite, own, subject)
-    count = kept.write(out, examined)
+    with allocator.keeping():
+        examined: suites.Examined = module.examine(settings.suite, own, subject)
+        count = kept.write(out, examined)
     found = kept.told(kept.Kept.of(examined.measures, out), settings.confidence, settings.seed)
     results = {
         "kind": settings.suite.kind,
