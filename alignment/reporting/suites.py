@@ -42,7 +42,7 @@ def show(suites: Mapping[str, Results]) -> None:
         }
         _grid("share of the prompts on which its score is higher, ties by half", "model", ["over", *columns], wins)
         for group, labels in suite["groups"].items():
-            _models_by_label(group, labels, first_of(columns, labels))
+            _models_by_label(group, labels, first_of(columns, labels), suite["differences"])
 
 
 def capabilities(found: Mapping[str, Mapping[str, Any]]) -> None:
@@ -73,11 +73,18 @@ def first_of(measures: Sequence[str], labels: Mapping[str, Mapping[str, Mapping[
     return next((measure for measure in measures if measure in told), measures[0])
 
 
-def _models_by_label(group: str, labels: Mapping[str, Mapping[str, Any]], measure: str) -> None:
-    """One measure by label and model."""
+def _models_by_label(
+    group: str, labels: Mapping[str, Mapping[str, Any]], measure: str, differences: Mapping[str, Any]
+) -> None:
+    """One measure by label and model, and how far each is from the one it is compared with."""
     models = list(dict.fromkeys(model for found in labels.values() for model in found))
-    rows = {label: [brief(found.get(model, {}).get(measure)) for model in models] for label, found in labels.items()}
-    _grid(f"{measure} by {group}", group, models, rows)
+    less = {f"{model} − {one['from']}": one.get("groups", {}).get(group, {}) for model, one in differences.items()}
+    rows = {
+        label: [brief(found.get(model, {}).get(measure)) for model in models]
+        + [brief(one.get(label, {}).get(measure), "+") for one in less.values()]
+        for label, found in labels.items()
+    }
+    _grid(f"{measure} by {group}", group, [*models, *less], rows)
 
 
 def _grid(title: str, head: str, columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> None:

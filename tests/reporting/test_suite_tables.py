@@ -55,3 +55,26 @@ def test_models_beside_each_other_have_no_lines_of_dashes(capsys: pytest.Capture
     assert not any(line[0] in ("silent", "b", "less") for line in shown)
     assert ["sft", "0.750", "±0.020", "0.250", "±0.020"] in shown
     assert ["a", "1.000", "±0.020"] in shown
+
+
+def test_by_label_stands_how_far_a_model_is_from_the_other(capsys: pytest.CaptureFixture[str]) -> None:
+    found, by = result(), {"1": {"with": {"right": estimate(1.0)}, "without": {"right": estimate(0.5)}}}
+    one = {
+        "declared": found["declared"],
+        "models": {"without": found["measures"], "with": found["measures"]},
+        "groups": {"turn": by},
+        "differences": {
+            "with": {
+                "from": "without",
+                "measures": {"right": estimate(0.5)},
+                "groups": {"turn": {"1": {"right": estimate(0.5)}}},
+            }
+        },
+    }
+    suites.show({"recall": one})
+    shown = lines(capsys)
+    begin = shown.index(["right", "by", "turn"])
+    assert shown[begin + 1 :][:2] == [
+        ["turn", "with", "without", "with", "−", "without"],
+        ["1", "1.000", "±0.020", "0.500", "±0.020", "+0.500", "±0.020"],
+    ]
