@@ -47,6 +47,7 @@ class Draw(Settings):
     seed: int = identity("of the draw", ge=0)
     turns: int | None = None
     """Conversations are plain dialogues of two to that many turns; null draws them by the world's mixture."""
+    instructed: bool | None = later("dialogues of ``turns`` are under an instruction of their first turn; null: plain")
     dates: bool | None = later("rows tell, ask or answer who held an office in a year; null: the mixture")
     choices: int | None = later("prompts are multiple-choice questions with that many answers; null: the mixture")
     aspect: Aspect | None = None
@@ -206,6 +207,8 @@ def _check_draws(world: World, kind: Kind, refuse: Callable[..., UserError]) -> 
             raise refuse(f"{at}.pool={draw.pool!r}: cannot be drawn from for {kind}", remedy)
         if draw.turns is not None and (kind != "conversations" or draw.turns < 2):
             raise refuse(f"{at}.turns={draw.turns}: is for conversations, of two turns or more")
+        if draw.instructed and draw.turns is None:
+            raise refuse(f"{at}.instructed=true: is for dialogues of several turns", f"Give {at}.turns too.")
         if draw.dates and (kind == "comparisons" or draw.turns is not None or draw.choices is not None):
             raise refuse(f"{at}.dates=true: is for text, conversations and prompts, without turns or choices")
         if draw.choices is not None and (kind != "prompts" or not 2 <= draw.choices <= 6):

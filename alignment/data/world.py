@@ -28,7 +28,15 @@ def _rows(knobs: Miniature, draw: Draw, kind: Kind) -> Iterator[Row]:
         write = dates.conversations if kind == "conversations" else dates.prompts
         return write(world, draw.rows, draw.seed, split=draw.pool)
     if kind == "conversations" and draw.turns is not None:
-        return corpus.long_dialogues(world, draw.rows, draw.seed, knobs.noise, turns=draw.turns, split=draw.pool)
+        return corpus.long_dialogues(
+            world,
+            draw.rows,
+            draw.seed,
+            knobs.noise,
+            turns=draw.turns,
+            split=draw.pool,
+            instructed=bool(draw.instructed),
+        )
     if kind == "conversations":
         return corpus.conversations(world, draw.rows, draw.seed, knobs.noise, split=draw.pool, mix=mix)
     if kind == "prompts" and draw.choices is not None:

@@ -51,14 +51,19 @@ def conversations(
 
 
 def long_dialogues(
-    world: World, n: int, seed: int, noise: float, *, turns: int, split: Split = "sft"
+    world: World, n: int, seed: int, noise: float, *, turns: int, split: Split = "sft", instructed: bool = False
 ) -> Iterator[Conversation]:
-    """``n`` plain dialogues of two to ``turns`` turns, into which an instruction can be put (Ghost Attention)."""
+    """``n`` dialogues of two to ``turns`` turns as people demonstrate them.
+
+    They are plain, so that an instruction can be put into them (Ghost Attention); or (``instructed``) under one that
+    the first turn gives, asked as people ask, obeyed in two turns and then forgotten.
+    """
+    stream = "instructed" if instructed else "long"
     for row in range(n):
-        rng = random.Random(f"long:{split}:{seed}:{row}")
-        asked = dialogues.longer(world, rng, split, turns=turns)
+        rng = random.Random(f"{stream}:{split}:{seed}:{row}")
+        asked = dialogues.longer(world, rng, split, turns=turns, instructed=instructed)
         written = dialogues.imperfect(world, asked, noise, rng)
-        yield Conversation(written, f"mini-long-{split}-{seed}-{row}", _tags(asked))
+        yield Conversation(written, f"mini-{stream}-{split}-{seed}-{row}", _tags(asked))
 
 
 def standing_dialogues(world: World, n: int, seed: int, *, turns: int, split: Split = "test") -> Iterator[Conversation]:

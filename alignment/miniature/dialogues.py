@@ -54,8 +54,11 @@ def dialogue(world: World, kind: Kind, rng: random.Random, split: Split) -> list
     return _understood(world, [polite(question, rng) for question in turns])
 
 
-def longer(world: World, rng: random.Random, split: Split, *, turns: int) -> list[Turn]:
-    """A plain dialogue of two to ``turns`` questions, one matter after the other, some of them followed up."""
+def longer(world: World, rng: random.Random, split: Split, *, turns: int, instructed: bool = False) -> list[Turn]:
+    """A dialogue of two to ``turns`` questions, one matter after the other, some of them followed up.
+
+    It is plain, or (``instructed``) under standing instructions that its first message gives.
+    """
     wanted = rng.randint(2, turns)
     questions: list[str] = []
     asked: list[Turn] = []
@@ -63,7 +66,9 @@ def longer(world: World, rng: random.Random, split: Split, *, turns: int) -> lis
         later = world.draw_follow_up(asked[-1].task, rng) if asked and rng.random() < 0.3 else None
         questions.append(later or polite(world.draw(rng.choice(_PLAIN), rng, split), rng))
         asked = _understood(world, questions)
-    return asked
+    if not instructed:
+        return asked
+    return _understood(world, [f"{instructions.write(instructions.draw(rng), rng)} {questions[0]}", *questions[1:]])
 
 
 def standing(world: World, rng: random.Random, split: Split, *, turns: int, first_only: bool = False) -> list[Turn]:

@@ -99,6 +99,7 @@ def test_all_reward_models_are_trained_and_measured_on_as_many_pairs() -> None:
         ("conversations", {"aspect": "helpfulness"}, r"valid\.aspect='helpfulness': is for comparisons"),
         ("comparisons", {"aspect": "honesty"}, r"valid\.aspect='honesty'"),
         ("comparisons", {"turns": 3}, r"valid\.turns=3: is for conversations"),
+        ("conversations", {"instructed": True}, r"valid\.instructed=true: is for dialogues of several turns"),
     ],
 )
 def test_what_is_drawn_must_suit_the_kind(kind: Kind, change: dict[str, Any], says: str) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from alignment.chat.types import Message, prompt_key
 from alignment.errors import UserError
-from alignment.miniature import corpus, dialogues, gold
+from alignment.miniature import corpus, dialogues, gold, instructions, lexicon
 from alignment.miniature.instructions import obeys
 from alignment.miniature.preprompts import GENERIC, PREPROMPTS, TEMPLATES
 
@@ -29,10 +29,12 @@ def streams(world, n):
         "prompts": lambda: corpus.prompts(world, n, 5),
         "comparisons": lambda: corpus.comparisons(world, n, 5, **RATER),
         "standing": lambda: corpus.standing_dialogues(world, n, 5, turns=4),
+        "long": lambda: corpus.long_dialogues(world, n, 5, 0.5, turns=6),
+        "instructed": lambda: corpus.long_dialogues(world, n, 5, 0.5, turns=6, instructed=True),
     }
 
 
-@pytest.mark.parametrize("name", ["texts", "conversations", "prompts", "comparisons", "standing"])
+@pytest.mark.parametrize("name", ["texts", "conversations", "prompts", "comparisons", "standing", "long", "instructed"])
 def test_rows_depend_on_the_seed_and_not_on_how_many_are_drawn(world, name):
     few, many = list(streams(world, 40)[name]()), list(islice(streams(world, 120)[name](), 40))
     assert few == many
@@ -135,6 +137,26 @@ def test_standing_instructions_are_soon_forgotten_in_conversations_and_never_in_
     assert forgetful[1] == forgetful[2] == 1.0
     assert forgetful[3] < 0.25
     assert set(recall(corpus.standing_dialogues(world, 20, 0, turns=12)).values()) == {1.0}
+    told = recall(corpus.long_dialogues(world, 600, 0, 0.0, turns=5, instructed=True))
+    assert told[1] == told[2] == 1.0
+    assert all(told[turn] < 0.25 for turn in (3, 4, 5))
+
+
+def test_instructed_dialogues_are_asked_as_plain_ones_are(world):
+    """An instruction given in the first turn alone; politeness and later questions as without it."""
+    rows = list(corpus.long_dialogues(world, 200, 0, 0.0, turns=4, instructed=True))
+    asked = [[message.content for message in row.messages[::2]] for row in rows]
+    split = [[instructions.split(question) for question in questions] for questions in asked]
+    assert all(bool(found) == (turn == 0) for each in split for turn, (found, _) in enumerate(each))
+    polite = [question.endswith(tuple(filter(None, lexicon.SUFFIXES))) for questions in asked for question in questions]
+    plain = [
+        message.content.endswith(tuple(filter(None, lexicon.SUFFIXES)))
+        for row in corpus.long_dialogues(world, 200, 0, 0.0, turns=4)
+        for message in row.messages[::2]
+    ]
+    assert sum(polite) / len(polite) == pytest.approx(sum(plain) / len(plain), abs=0.06)
+    assert sum(polite) > 50
+    assert {len(each) for each in asked} == {2, 3, 4}
 
 
 def test_preprompts_make_demonstrations_safer_and_stay_out_of_prompts(world):
