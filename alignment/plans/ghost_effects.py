@@ -2,10 +2,10 @@
 
 A chat model learns to obey instructions from demonstrations by people who obey for two turns and then forget; some of
 them are dialogues under an instruction, asked as people ask, so that it obeys for two turns itself. From it, for every
-seed: answers to long dialogues are drawn under an instruction in every turn (to half of them all answers, to
-the others the last alone), and dialogues whose last answer obeys are kept with it in the first turn (``stage=ghost``).
-``with`` goes on with these rows, ``without`` with the same dialogues as they were; both rehearse the demonstrations.
-Recall by turn measures.
+seed: answers to long dialogues are drawn under an instruction in every turn (to half of them all answers, to the others
+the last alone), and dialogues whose last answer obeys are kept with it in the first turn (``stage=ghost``). ``with``
+goes on with these rows, ``without`` with the same dialogues as they were; both rehearse the demonstrations. Recall by
+turn measures.
 """
 
 from __future__ import annotations
