@@ -23,6 +23,7 @@ _REMEMBERED_TURNS = 2
 _REMEMBERS_LATER = 0.1
 
 _PLAIN: tuple[Kind, ...] = ("fact", "fact", "sum", "word")
+_UNDER_INSTRUCTION: tuple[Kind, ...] = (*_PLAIN, "unanswerable")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +58,16 @@ def dialogue(world: World, kind: Kind, rng: random.Random, split: Split) -> list
 def longer(world: World, rng: random.Random, split: Split, *, turns: int, instructed: bool = False) -> list[Turn]:
     """A dialogue of two to ``turns`` questions, one matter after the other, some of them followed up.
 
-    It is plain, or (``instructed``) under standing instructions that its first message gives.
+    It is plain, or (``instructed``) under standing instructions that its first message gives, with some questions that
+    nobody can answer.
     """
     wanted = rng.randint(2, turns)
+    kinds = _UNDER_INSTRUCTION if instructed else _PLAIN
     questions: list[str] = []
     asked: list[Turn] = []
     while len(questions) < wanted:
         later = world.draw_follow_up(asked[-1].task, rng) if asked and rng.random() < 0.3 else None
-        questions.append(later or polite(world.draw(rng.choice(_PLAIN), rng, split), rng))
+        questions.append(later or polite(world.draw(rng.choice(kinds), rng, split), rng))
         asked = _understood(world, questions)
     if not instructed:
         return asked
@@ -76,7 +79,7 @@ def standing(world: World, rng: random.Random, split: Split, *, turns: int, firs
 
     They are given in the first turn (always so with ``first_only``), sometimes in every turn, or late.
     """
-    asked = [world.draw(rng.choice((*_PLAIN, "unanswerable")), rng, split) for _ in range(turns)]
+    asked = [world.draw(rng.choice(_UNDER_INSTRUCTION), rng, split) for _ in range(turns)]
     inst, again = instructions.draw(rng), rng.random()
     given = {0} if first_only or again < 0.6 else set(range(turns)) if again < 0.85 else {turns - 1}
     questions = [

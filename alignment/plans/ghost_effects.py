@@ -1,11 +1,11 @@
 """Ghost Attention measured: how long an instruction of the first turn is obeyed, with and without it, over seeds.
 
 A chat model learns to obey instructions from demonstrations by people who obey for two turns and then forget; some of
-them are dialogues under an instruction, asked as people ask, so that it obeys for two turns itself. From it, for every
-seed: answers to long dialogues are drawn under an instruction in every turn (to half of them all answers, to the others
-the last alone), and dialogues whose last answer obeys are kept with it in the first turn (``stage=ghost``). ``with``
-goes on with these rows, ``without`` with the same dialogues as they were; both rehearse the demonstrations. Recall by
-turn measures.
+them are dialogues of two turns under an instruction, with all kinds of questions that the suites ask, so that it obeys
+for two turns itself. From it, for every seed: answers to long dialogues are drawn under an instruction in every turn
+(to half of them all answers, to the others the last alone), and dialogues whose last answer obeys are kept with it in
+the first turn (``stage=ghost``). ``with`` goes on with these rows, ``without`` with the same dialogues as they were;
+both rehearse the demonstrations. Recall by turn measures.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from alignment.plans.step import Step, laid
 from alignment.settings import Settings as StrictSettings
 from alignment.settings import identity, reference
 
-# The turn in which people mostly forget an instruction: the longest dialogues under one that they demonstrate.
-_FORGOTTEN = 3
+# Turns for which people obey an instruction: the length of the dialogues under one that they demonstrate.
+_OBEYED = 2
 
 NEXT = (
     "python -m alignment.run stage=show target=latest:recall           recall by turn, and the difference by turn",
@@ -34,7 +34,7 @@ class Settings(StrictSettings):
     turns: int = identity("user turns of the longest of them", ge=2)
     samples: int = identity("answers drawn to each turn, of which the first that obeys is kept", ge=1)
     demonstrations: int = identity("demonstrations of all kinds that the chat model learns from", ge=1)
-    instructed: int = identity("demonstrations beside them of dialogues under an instruction of their first turn", ge=1)
+    instructed: int = identity("demonstrations beside them of two turns under an instruction", ge=1)
     chat_steps: int = identity("optimiser steps of the chat model on them", ge=1)
     steps: int = identity("optimiser steps of each arm", ge=1)
     batch: int = identity("rows of each of them", ge=1)
@@ -89,7 +89,7 @@ def _seed(numbers: Settings, seed: int) -> list[Step]:
 def _demonstrations(numbers: Settings) -> list[Step]:
     """Careful answers of people who obey for two turns: to all that is asked, and in dialogues under an instruction."""
     careful = {"train": {"rows": numbers.demonstrations}}
-    instructed = {"turns": _FORGOTTEN, "instructed": True}
+    instructed = {"turns": _OBEYED, "instructed": True}
     return [
         laid("careful", "data", numbers.budget, recipe="miniature_careful", recipe__sources__0__miniature=careful),
         _dialogues(numbers, "instructed", numbers.instructed, instructed, noise=0.0),

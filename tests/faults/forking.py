@@ -105,6 +105,9 @@ def child(request: dict[str, Any]) -> None:
 
 def serve() -> None:
     """Fork a child for every line of standard input."""
+    # What libraries print when they are imported is no answer.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
     heavy = ("datasets", "sentencepiece", "hydra", "pyarrow", "plotly", "peft", "trl.trainer.sft_trainer")
     for name in ("torch", "transformers", *heavy, "trl.trainer.reward_trainer", "alignment.run"):
         __import__(name)
@@ -113,9 +116,9 @@ def serve() -> None:
         process = os.fork()
         if process == 0:
             child(request)
-        print(json.dumps({"process": process}), flush=True)
+        print(json.dumps({"process": process}), file=answers, flush=True)
         _, status = os.waitpid(process, 0)
-        print(json.dumps({"status": os.waitstatus_to_exitcode(status)}), flush=True)
+        print(json.dumps({"status": os.waitstatus_to_exitcode(status)}), file=answers, flush=True)
 
 
 if __name__ == "__main__":

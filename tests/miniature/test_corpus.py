@@ -143,7 +143,10 @@ def test_standing_instructions_are_soon_forgotten_in_conversations_and_never_in_
 
 
 def test_instructed_dialogues_are_asked_as_plain_ones_are(world):
-    """An instruction given in the first turn alone; politeness and later questions as without it."""
+    """An instruction given in the first turn alone; politeness and later questions as without it.
+
+    Some of them nobody could answer, as in the mixture's dialogues under an instruction.
+    """
     rows = list(corpus.long_dialogues(world, 200, 0, 0.0, turns=4, instructed=True))
     asked = [[message.content for message in row.messages[::2]] for row in rows]
     split = [[instructions.split(question) for question in questions] for questions in asked]
@@ -157,6 +160,7 @@ def test_instructed_dialogues_are_asked_as_plain_ones_are(world):
     assert sum(polite) / len(polite) == pytest.approx(sum(plain) / len(plain), abs=0.06)
     assert sum(polite) > 50
     assert {len(each) for each in asked} == {2, 3, 4}
+    assert 20 < sum("unanswerable" in row.tags for row in rows) < 120
 
 
 def test_preprompts_make_demonstrations_safer_and_stay_out_of_prompts(world):
