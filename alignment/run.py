@@ -194,7 +194,7 @@ def _register(group: str, option: str) -> str:
     else:
         _check_option(group, option)
         name, path = option, RECIPES / f"{option}.yaml"
-    values = recipe.read_yaml(path)
+    values = recipe.read_yaml(path, group)
     if group == "recipe":
         values = {**values, "root": str(recipe.root_of(values, path))}
     ConfigStore.instance().store(name=name, group=group, node=values)

@@ -97,6 +97,7 @@ def test_sweeps_give_every_combination() -> None:
         (["stage=sft", "engine=singel"], "Did you mean 'single'"),
         (["stage=data", "recipe=miniture_text"], "Did you mean 'miniature_text'"),
         (["stage=data", "recipe=/nowhere/x.yaml"], "No such file"),
+        (["stage=assess", "suite=/nowhere/x.yaml"], "suite /nowhere/x.yaml: No such file"),
         (["stage=sft", "seed=1,2"], "Add -m"),
         (["stage=sft", "+seed=1"], "Keys are fixed"),
         (["stage=sft", "seed"], "key=value"),

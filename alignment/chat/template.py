@@ -125,6 +125,14 @@ def write(directory: Path, tokenizer: Tokenizer, schema: str = "gemma2") -> Path
     return file
 
 
+def has_chat_template(folder: Path) -> bool:
+    """Whether a model's folder says how a chat is written, in a file of its own or beside the tokenizer's settings."""
+    if (folder / "chat_template.jinja").is_file() or (folder / "chat_template.json").is_file():
+        return True
+    settings = folder / "tokenizer_config.json"
+    return settings.is_file() and bool(json.loads(settings.read_text(encoding="utf-8")).get("chat_template"))
+
+
 def _quoted(text: str) -> str:
     """A Jinja string literal: JSON's, which spells what is invisible."""
     return json.dumps(text)

@@ -21,7 +21,8 @@ def locate(own: str | None, shipped: str) -> Path:
     path = FOLDER / shipped if own is None else files.typed(own)
     if not path.is_file():
         beside = sorted(other.name for other in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        raise UserError(f"{path}: there is no such file", remedy=nearest(path.name, beside))
+        otherwise = f"No .yaml file is in {path.parent}. Begin with a copy of {FOLDER / shipped}."
+        raise UserError(f"{path}: there is no such file", remedy=nearest(path.name, beside) if beside else otherwise)
     return path
 
 

@@ -167,13 +167,19 @@ def named_filters(name: str) -> list[Any]:
     return values["filters"]
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The keys of a recipe file, not validated. Raises :class:`UserError`, with ``file:line`` for broken YAML."""
+def read_yaml(path: Path, what: str = "recipe") -> dict[str, Any]:
+    """The keys of a recipe's file (or ``what`` else it is), not validated.
+
+    Raises :class:`UserError`, with ``file:line`` for broken YAML.
+    """
+    begin = "A recipe names kind, sources, splits, seed, max_dropped."
+    begin = begin if what == "recipe" else f"Begin with a copy of one of conf/{what}."
     try:
-        return lists.read(path, "A recipe names kind, sources, splits, seed, max_dropped.")
+        return lists.read(path, begin)
     except OSError as error:
         known = sorted(other.stem for other in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        raise UserError(f"recipe {path}: {error.strerror}", remedy=nearest(path.stem, known)) from None
+        remedy = nearest(path.stem, known) if known else f"No .yaml file is in {path.parent}. {begin}"
+        raise UserError(f"{what} {path}: {error.strerror}", remedy=remedy) from None
 
 
 def root_of(values: Mapping[str, Any], path: Path) -> Path:

@@ -97,7 +97,14 @@ def draw_all(
     out: Path,
     size: int,
 ) -> int:
-    """Have both models answer every prompt, ``size`` of them a part, and return how many prompts there are."""
+    """Have both models answer every prompt, ``size`` of them a part, and return how many prompts there are.
+
+    Raises :class:`UserError` for a model without a chat format before anything is drawn.
+    """
+    from alignment.scoring.opening import need_chat
+
+    for model in models:
+        need_chat(model, "models")
     total = asked.total()
     for place in VARIANTS:
         _answer(place, models[place], asked, total, drawing, engine, endpoint, out, size)

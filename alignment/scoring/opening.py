@@ -30,8 +30,10 @@ def open_respondent(
 ) -> Respondent:
     """A policy of ours or of the same layout, or a model behind a server, asked as ``endpoint`` says.
 
-    ``journal`` is where a server's answers are kept, so that none is paid for twice.
+    ``journal`` is where a server's answers are kept, so that none is paid for twice. Raises :class:`UserError` for a
+    model without a chat format (:func:`need_chat`).
     """
+    need_chat(artifact)
     if artifact.kind == "endpoint":
         from alignment.sampling.endpoint import Endpoint
 
@@ -41,6 +43,18 @@ def open_respondent(
 
     policy = open_policy(artifact, engine)
     return ModelRespondent(artifact.step or artifact.path.name, policy.model, policy.tokenizer)
+
+
+def need_chat(artifact: Artifact, at: str = "model", otherwise: str = "name a model that was tuned to chat") -> None:
+    """Raise :class:`UserError` for a model that lies here and has no chat format; ``at`` is the key that names it."""
+    from alignment.chat.template import has_chat_template
+
+    if artifact.kind != "endpoint" and not has_chat_template(artifact.path):
+        raise UserError(
+            f"{at}={artifact.step or artifact.path}: has no chat template",
+            cause="Base models have no chat format, and it is asked in one.",
+            remedy=f"Put the model's chat_template.jinja into that folder, or {otherwise}.",
+        )
 
 
 class ClassifierReading(Settings):

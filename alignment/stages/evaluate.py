@@ -210,9 +210,10 @@ def _names(settings: Settings, inputs: dict[str, Artifact]) -> list[str]:
 
 
 def _prompts(settings: Settings, inputs: dict[str, Artifact]) -> list[Prompt]:
-    """The prompts of the split; refuses a model that has seen one of them."""
+    """The prompts of the split; refuses a model that has seen one of them, or has no chat format to be asked in."""
     from alignment.chat.types import Prompt, row_key
     from alignment.data import seen, store
+    from alignment.scoring.opening import need_chat
 
     dataset = inputs["prompts"].need("dataset")
     prompts = []
@@ -229,6 +230,7 @@ def _prompts(settings: Settings, inputs: dict[str, Artifact]) -> list[Prompt]:
         )
     for place in range(len(settings.models)):
         model = inputs[f"models.{place}"].need("policy")
+        need_chat(model, "models")
         seen.refuse_overlap(model.path, map(row_key, prompts))
     return prompts
 

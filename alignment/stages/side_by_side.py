@@ -192,6 +192,7 @@ def _source(
     """The pairs, which are drawn unless they are there."""
     from alignment.data import store
     from alignment.evals import drawn_pairs
+    from alignment.scoring import opening
 
     if "pairs" in inputs:
         total = sum(1 for _ in _drawn_before(settings, inputs))
@@ -206,6 +207,8 @@ def _source(
         names = [policy["name"] for policy in store.card(inputs["pairs"].path)["policies"]]
         return Source(names, total, world, lambda: _drawn_before(settings, inputs))
     models = [inputs[f"models.{place}"] for place in VARIANTS]
+    if "judge" in inputs and speaks(inputs["judge"]):
+        opening.need_chat(inputs["judge"], "judge")
     asked, drawing = _asked(settings, inputs), _drawing(settings)
     names = variant_names(models, settings.temperatures)
     total = drawn_pairs.draw_all(models, asked, drawing, engine, settings.endpoint, out, PROMPTS_A_PART)

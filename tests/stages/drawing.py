@@ -96,9 +96,15 @@ class Judge:
         return Scores(raw, [0.0] * len(raw), raw)
 
 
+def let_chat(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models of tests lie nowhere, and none has the file that says how a chat is written."""
+    monkeypatch.setattr(opening, "need_chat", lambda *_, **__: None)
+
+
 def let_speak(monkeypatch: pytest.MonkeyPatch, speaker: Speaker, judge: Judge | None = None) -> None:
     """Have the stages ask ``speaker`` and ``judge``, whatever the references name."""
     monkeypatch.setattr(opening, "open_respondent", lambda *_: speaker)
+    let_chat(monkeypatch)
     if judge is not None:
         monkeypatch.setattr(opening, "open_scorer", lambda *_, **__: judge)
 

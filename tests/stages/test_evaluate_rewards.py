@@ -49,6 +49,7 @@ def evaluated(
     prompts = [Prompt(messages(("user", f"{word}?")), word) for word in ("one", "three")]
     data = drawing.dataset(out / "data", "prompts", {"test": prompts})
     drawn = [Answer(place, 0, [1] * length, [0.0] * length, True) for place, length in enumerate((2, 3))]
+    drawing.let_chat(monkeypatch)
     monkeypatch.setattr(policies, "open_policy", lambda *_: Policy())
     monkeypatch.setattr(evaluate, "_draw", lambda *_: (drawn, [[1], [1]]))
     monkeypatch.setattr(answers, "answer_text", lambda ids, _: "x" * len(ids))

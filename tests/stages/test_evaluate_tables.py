@@ -164,6 +164,7 @@ def evaluated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., 
     gold = planted()
     # An answer of the prompt's place: ids say it, and the model's tokenizer turns them into words.
     drawn = [Answer(place, 0, [place], [0.0], True) for place in range(PROMPTS)]
+    drawing.let_chat(monkeypatch)
     monkeypatch.setattr(policies, "open_policy", lambda artifact, *_: Policy(artifact.step))
     monkeypatch.setattr(evaluate, "_draw", lambda *_: (drawn, [[1]] * PROMPTS))
     monkeypatch.setattr(answers, "answer_text", lambda ids, name: f"{name} {ids[0]}")
@@ -365,6 +366,13 @@ def settings(**changes: Any) -> evaluate.Settings:
 
 def test_how_sure_intervals_are_to_be_asks_nobody_again() -> None:
     assert evaluate.asks(settings(confidence=0.9, seed=7)) == evaluate.asks(settings())
+
+
+def test_a_model_that_cannot_be_asked_in_a_chat_is_refused_before_it_is_opened(tmp_path: Path) -> None:
+    data = drawing.dataset(tmp_path / "data", "prompts", {"test": [Prompt(messages(("user", "a?")), "p")]})
+    base = replace(drawing.POLICY, path=tmp_path / "base", step="base")
+    with pytest.raises(UserError, match=r"^models=base: has no chat template"):
+        evaluate.run(settings(suites=[], prompts="run:p"), {"models.0": base, "prompts": data}, tmp_path / "out")
 
 
 def test_a_capability_of_no_suite_is_refused_before_anything_is_asked() -> None:

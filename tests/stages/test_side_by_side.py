@@ -357,6 +357,7 @@ def test_gold_itself_is_not_compared_with_gold(monkeypatch: pytest.MonkeyPatch, 
     rows = [Prompt(messages(("user", world.draw("unsafe", random.Random(1)))), "u")]
     prompts = drawing.dataset(tmp_path / "prompts", "prompts", {"test": rows}, miniature=True)
     monkeypatch.setattr(opening, "open_respondent", lambda *_: Speaker(lambda _, key: f"I cannot. {key}"))
+    drawing.let_chat(monkeypatch)
     inputs = {
         "models.0": CANDIDATE,
         "models.1": BASELINE,
@@ -525,6 +526,23 @@ def test_nobody_may_have_seen_the_prompts(
     assert not speaker.asked, "refused before anybody was asked"
 
 
+@pytest.mark.parametrize("who", ["models.1", "judge"])
+def test_models_and_judges_without_a_chat_format_are_refused(
+    monkeypatch: pytest.MonkeyPatch, prompts: Artifact, tmp_path: Path, who: str
+) -> None:
+    speaker = Speaker(answer)
+    monkeypatch.setattr(opening, "open_respondent", lambda *_: speaker)
+    inputs = {"models.0": CANDIDATE, "models.1": BASELINE, "prompts": prompts, "judge": CANDIDATE}
+    for name, artifact in inputs.items():
+        if name != "prompts":
+            inputs[name] = replace(artifact, path=tmp_path / name)
+            inputs[name].path.mkdir()
+            (inputs[name].path / "tokenizer_config.json").write_text('{"chat_template": "x"}' if name != who else "{}")
+    with pytest.raises(UserError, match=f"^{who.partition('.')[0]}={inputs[who].step}: has no chat template"):
+        side_by_side.run(settings(), inputs, tmp_path / "out")
+    assert not speaker.asked, "refused before anybody was asked"
+
+
 def test_nor_may_the_models_of_pairs_that_were_drawn_before(tmp_path: Path) -> None:
     folder = tmp_path / "taught"
     folder.mkdir()
@@ -542,6 +560,7 @@ def test_the_truth_of_rows_from_elsewhere_is_refused_before_anything_is_drawn(
 ) -> None:
     speaker = Speaker(answer)
     monkeypatch.setattr(opening, "open_respondent", lambda *_: speaker)
+    drawing.let_chat(monkeypatch)
     inputs = {
         "models.0": CANDIDATE,
         "models.1": BASELINE,

@@ -104,7 +104,7 @@ def ask(settings: Settings, inputs: Mapping[str, Artifact], subject: Subject) ->
     """All answers, question by question. Raises :class:`UserError` for a model that cannot be asked like this."""
     questions = [Question.of(one) for one in subject.prompts(inputs["questions"], settings.split, settings.count)]
     if settings.prompting == "chat":
-        subject.need_chat()
+        subject.need_chat("ask in text (suite.prompting=raw, or few_shot)")
     asking = Asking(settings.prompting, settings.wording, settings.shots, settings.seed, _worked(settings, inputs))
     found: dict[tuple[int, int], Answered] = {}
     places = [

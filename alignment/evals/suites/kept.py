@@ -167,12 +167,17 @@ def told(kept: Kept, confidence: float, seed: int) -> Told:
 
 
 def differences(kept: Kept, base: Kept, confidence: float, seed: int) -> Told:
-    """Every measure less that of the base, on the examples that both have; ``groups`` alike."""
+    """Every measure less that of the base, on the examples that both have; ``groups`` alike.
+
+    Groups that a model's own answers decide (``length`` of safety) are not compared: their examples differ by model.
+    """
     base = _in_order(base, kept)
     resamples = Bootstrap(kept.units, confidence, seed)
     everything = np.ones(len(kept.ids), bool)
     groups = {}
     for group, of in kept.groups.items():
+        if of != base.groups.get(group):
+            continue
         groups[group] = {
             label: _less(kept, base, resamples, np.array([one == label for one in of])) for label in kept.labels(group)
         }

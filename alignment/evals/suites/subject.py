@@ -101,16 +101,11 @@ class Subject:
                 remedy="Name a model that lies here, or leave the suite out.",
             )
 
-    def need_chat(self) -> None:
+    def need_chat(self, otherwise: str = "name a model that was tuned to chat") -> None:
         """Raise :class:`UserError` for a model that has no chat format."""
-        folder = self.artifact.path
-        if not self.served and not has_chat_template(folder):
-            raise UserError(
-                f"model={self.artifact.step or folder}: has no chat template",
-                cause="Base models have no chat format, and the suite asks in one.",
-                remedy="Put the model's chat_template.jinja into that folder; a suite of kind choices can also ask in "
-                "text (suite.prompting=raw, or few_shot).",
-            )
+        from alignment.scoring.opening import need_chat
+
+        need_chat(self.artifact, otherwise=otherwise)
 
     def prompts(self, dataset: Artifact, split: Split, count: int | None) -> list[Prompt]:
         """The first prompts of a split. Raises :class:`UserError` where there are none, and where it has seen one."""
@@ -224,13 +219,3 @@ class Subject:
                 progress.begin_at(done) if before else progress.advance(some)
 
             yield from parts.in_parts(self.out, title, items, size, work, told)
-
-
-def has_chat_template(folder: Path) -> bool:
-    """Whether a model's folder says how a chat is written, in a file of its own or beside the tokenizer's settings."""
-    import json
-
-    if (folder / "chat_template.jinja").is_file() or (folder / "chat_template.json").is_file():
-        return True
-    settings = folder / "tokenizer_config.json"
-    return settings.is_file() and bool(json.loads(settings.read_text(encoding="utf-8")).get("chat_template"))

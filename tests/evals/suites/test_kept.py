@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -129,6 +130,15 @@ def test_a_difference_is_that_of_the_means_on_what_both_have(tmp_path: Path) -> 
     assert less["measures"]["right"]["examples"] == len(both)
     nats = [sum(e.values["nll"] for e in of) / sum(e.values["tokens"] for e in of) for of in (some, others)]
     assert less["measures"]["nll"]["estimate"] == pytest.approx(math.exp(nats[0]) - math.exp(nats[1]))
+
+
+def test_groups_that_the_answers_decide_are_told_and_not_compared(tmp_path: Path) -> None:
+    """What says little has other prompts in its group than what says much: their difference would be of prompts."""
+    one, other = [replace(each, groups={**each.groups, "length": "0"}) for each in examples()], examples(seed=1)
+    other = [replace(each, groups={**each.groups, "length": "08"[place < 9]}) for place, each in enumerate(other)]
+    found, base = written(tmp_path / "a", one), written(tmp_path / "b", other)
+    assert set(kept.told(found, 0.95, 0)["groups"]) == {"turn", "length"}
+    assert set(kept.differences(found, base, 0.95, 0)["groups"]) == {"turn"}
 
 
 def test_other_examples_are_refused(tmp_path: Path) -> None:
