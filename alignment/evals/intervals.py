@@ -11,6 +11,8 @@ import numpy as np
 RESAMPLES = 2_000
 RESAMPLES_A_BLOCK = 100
 """Resamples that are drawn and summed at once."""
+FEW = 20
+"""Events up to which the exact interval of a share is taken: so few are too few to resample."""
 
 
 class Interval(NamedTuple):
@@ -68,6 +70,42 @@ def widened(interval: Interval, count: int, confidence: float, least: float, mos
         return interval
     unlike, middle = 1 - ((1 - confidence) / 2) ** (1 / count), interval.estimate
     return Interval(middle, middle - unlike * (middle - least), middle + unlike * (most - middle))
+
+
+def of_share(interval: Interval, events: int, count: int, confidence: float, most: float = 1.0) -> Interval:
+    """The interval of ``most`` × a share, where few of ``count`` independent draws have the event, or few lack it.
+
+    Then it is :func:`exact_share`'s; of 200 draws the percentile bootstrap covers shares just above 1.5 % in 85 % of
+    the cases where 95 % are asked for.
+    """
+    if min(events, count - events) > FEW:
+        return interval
+    low, high = exact_share(events, count, confidence)
+    return Interval(interval.estimate, most * low, most * high)
+
+
+def exact_share(events: int, count: int, confidence: float) -> tuple[float, float]:
+    """Bounds of the share of which ``events`` of ``count`` draws were seen (Clopper & Pearson 1934).
+
+    The smallest and the largest that would show as many, or as few, with a chance of half of what is left.
+    """
+    if 2 * events > count:
+        low, high = exact_share(count - events, count, confidence)
+        return 1 - high, 1 - low
+    rest = (1 - confidence) / 2
+    return 0.0 if events == 0 else _share_at(1 - rest, events - 1, count), _share_at(rest, events, count)
+
+
+def _share_at(chance: float, events: int, count: int) -> float:
+    """The share at which there are at most so many events with this chance, to 1e-12."""
+    ways = [math.lgamma(count + 1) - math.lgamma(n + 1) - math.lgamma(count - n + 1) for n in range(events + 1)]
+    low, high = 0.0, 1.0
+    while high - low > 1e-12:
+        share = (low + high) / 2
+        yes, no = math.log(share), math.log1p(-share)
+        at_most = math.fsum(math.exp(way + n * yes + (count - n) * no) for n, way in enumerate(ways))
+        low, high = (share, high) if at_most > chance else (low, share)
+    return low
 
 
 def ratio(
@@ -130,6 +168,18 @@ class Bootstrap:
     def groups_of(self, mask_P: np.ndarray) -> int:
         """How many groups have one of these rows."""
         return len(np.unique(self._group_P[mask_P]))
+
+    def events_of(self, mask_P: np.ndarray, event_P: np.ndarray) -> tuple[int, int] | None:
+        """Of the groups that have one of these rows those that have the event, and how many there are.
+
+        None where the rows of a group are of two minds, or groups have different numbers of them: that is no share.
+        """
+        rows_G = np.bincount(self._group_P[mask_P], minlength=self.groups)
+        events_G = np.bincount(self._group_P[mask_P & event_P], minlength=self.groups)[rows_G > 0]
+        rows_G = rows_G[rows_G > 0]
+        if not len(rows_G) or (rows_G != rows_G[0]).any() or not np.isin(events_G, (0, rows_G[0])).all():
+            return None
+        return int((events_G > 0).sum()), len(rows_G)
 
     def interval_of_rows(self, statistic: Callable[[np.ndarray], np.ndarray]) -> Interval | None:
         """Of what is no function of sums: ``statistic`` takes how often each row is drawn (R, P) to R values.

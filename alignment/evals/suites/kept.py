@@ -17,7 +17,7 @@ import numpy as np
 
 from alignment import files
 from alignment.errors import UserError
-from alignment.evals.intervals import Bootstrap, Interval, mean_of_seeds, widened
+from alignment.evals.intervals import Bootstrap, Interval, mean_of_seeds, of_share, widened
 from alignment.evals.suites.suite import Examined, Measure
 
 if TYPE_CHECKING:
@@ -205,6 +205,7 @@ def _told(kept: Kept, resamples: Bootstrap, mask_P: np.ndarray) -> Told:
         (interval,) = resamples.interval(np.stack([above_P, below_P], 1), partial(_ratio, measure=measure))
         if interval is not None:
             interval = _doubted(interval, measure, below_P > 0, resamples, least=0)
+            interval = _of_few(interval, measure, kept.values[measure.name], below_P > 0, resamples)
             found[measure.name] = interval._asdict() | {"examples": int((below_P > 0).sum())}
     return found
 
@@ -234,6 +235,16 @@ def _doubted(
     if measure.most is None or measure.per is not None:
         return interval
     return widened(interval, resamples.groups_of(there_P), resamples.confidence, least, measure.most)
+
+
+def _of_few(
+    interval: Interval, measure: Measure, value_P: np.ndarray, there_P: np.ndarray, resamples: Bootstrap
+) -> Interval:
+    """The interval of a share that few units have, or few lack, as the binomial distribution has it."""
+    if not measure.most or measure.per is not None or not np.isin(value_P[there_P], (0.0, measure.most)).all():
+        return interval
+    share = resamples.events_of(there_P, value_P > 0)
+    return interval if share is None else of_share(interval, *share, resamples.confidence, measure.most)
 
 
 def _sums(kept: Kept, measure: Measure, mask_P: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
