@@ -207,6 +207,7 @@ class Maker:
         if existing is not None and not force:
             return finishing.cleared(existing, tell, meanwhile)
         together.check(planned, self.store.root)
+        self._precheck(planned)
         inputs = {key: self._input(spelling, named) for key, (spelling, named) in planned.inputs.items()}
         files.make_folder(planned.folder.parent)
         with files.exclusive(planned.folder, tell, meanwhile):
@@ -218,6 +219,19 @@ class Maker:
                     shutil.rmtree(planned.folder)
                 return self._run(planned, inputs)
         return finishing.cleared(existing, tell, meanwhile)
+
+    def _precheck(self, planned: Planned) -> None:
+        """Refuse what the inputs that exist are known to stand against, before any other is made."""
+        there = {}
+        for key, (_, named) in planned.inputs.items():
+            found = named if isinstance(named, Artifact) else self.store.find(named.fingerprint)
+            if found is not None:
+                there[key] = found
+            elif isinstance(named, Planned):
+                self._precheck(named)
+        module = load_stage(planned.step.stage)
+        if hasattr(module, "precheck"):
+            module.precheck(planned.settings, there)
 
     def _input(self, spelling: str, named: Planned | Artifact) -> Artifact:
         if isinstance(named, Artifact):

@@ -157,6 +157,17 @@ STAGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "decoding.max_new_tokens=12",
         ),
     ),
+    "answer": (
+        (*FIRST, "prompts"),
+        (
+            "stage=answer",
+            "model=latest:sft",
+            "prompts=latest:prompts",
+            "conversations=latest:conversations",
+            "reference=latest:base",
+            "count=600",
+        ),
+    ),
     "evaluate": (
         (*FIRST, "prompts"),
         (

@@ -23,7 +23,7 @@ from alignment.chat.types import Message, prompt_key
 from alignment.errors import UserError, nearest
 from alignment.evals.gate import Better, Finding, Rule
 from alignment.evals.imported import MOVING, Result
-from alignment.evals.intervals import Bootstrap, Interval, mean_of_seeds, unpaired, widened
+from alignment.evals.intervals import Bootstrap, Interval, mean_of_seeds, unpaired
 
 RESULTS, ANSWERS, EXAMPLES = "results.json", "answers.parquet", "examples.parquet"
 OF_MODELS = ("models", "names", "against")
@@ -208,7 +208,9 @@ class Evaluation:
     @cached_property
     def _way(self) -> tuple[Any, ...]:
         parents, suites = self.artifact.parents.items(), self.results.get("suites", {})
-        inputs = {key: one.fingerprint for key, one in parents if key.partition(".")[0] not in ("models", "suites")}
+        inputs = {
+            key: one.fingerprint for key, one in parents if key.partition(".")[0] not in ("models", "answers", "suites")
+        }
         settings = {key: value for key, value in self.artifact.settings.items() if key not in (*OF_MODELS, *NOT_HOW)}
         return inputs, settings, {name: one["made_of"] for name, one in suites.items()}, self.artifact.stage
 
@@ -243,13 +245,11 @@ class Evaluation:
             if interval.low == interval.high:
                 interval = Interval(interval.estimate, -math.inf, math.inf)
             return Finding(self.name, interval, examples, paired)
-        there_P = ~np.isnan(column.values_P)
-        seen_P = column.values_P[there_P]
-        count = len({key for key, there in zip(column.keys, there_P, strict=True) if there})
-        least = -1.0 if paired else 0.0
-        if count and least <= seen_P.min() and seen_P.max() <= 1:
-            interval = widened(interval, count, self.confidence, least, 1.0)
-        return Finding(self.name, interval, count, paired)
+        there_P, least = ~np.isnan(column.values_P), -1.0 if paired else 0.0
+        resamples, seen_P = Bootstrap(column.keys, self.confidence, self._seed), column.values_P[there_P]
+        if len(seen_P) and least <= seen_P.min() and seen_P.max() <= 1:
+            interval = resamples.bounded(interval, there_P, column.values_P, least, 1.0)
+        return Finding(self.name, interval, resamples.groups_of(there_P), paired)
 
 
 class Evidence:

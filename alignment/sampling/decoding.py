@@ -22,12 +22,16 @@ class Decoding(Settings):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One answer. ``finished``: it ended of its own accord. ``ids`` (with the stop id) only from a model of ours."""
+    """One answer. ``finished``: it ended of its own accord.
+
+    Only from a model of ours: ``ids`` (with the stop id), and ``logprob``, Σ log p of them at the temperature drawn.
+    """
 
     text: str
     tokens: int
     finished: bool
     ids: tuple[int, ...] | None = None
+    logprob: float | None = None
 
     @property
     def problem(self) -> str:

@@ -41,5 +41,6 @@ class ModelRespondent:
         replies: list[list[Reply]] = [[] for _ in prompts]
         for answer in answers:
             text = answer_text(answer.ids, self.tokenizer)
-            replies[answer.prompt].append(Reply(text, len(answer.ids), answer.finished, tuple(answer.ids)))
+            ids, logprob = tuple(answer.ids), float(sum(answer.logprobs))
+            replies[answer.prompt].append(Reply(text, len(ids), answer.finished, ids, logprob))
         return replies

@@ -5,6 +5,7 @@ A stage is a module of this folder with ``Settings`` (importable without torch),
 Where it reads local files it has ``sources(settings) -> list[Path]``; where it reads from the hub,
 ``commits(settings) -> dict[str, str]``; where it writes much, ``disk_needed(settings) -> int``; where it reads
 what other stages make for it, ``asks(settings) -> {key: (stage, name, settings)}``, by the keys of its inputs;
+where inputs can stand against it, ``precheck(settings, inputs)``, asked of those that are there before others are made;
 where keys depend on what is chosen, ``described(values)``, the settings' class that ``--help`` shows.
 ``inputs`` holds an artifact for every reference in the settings, by dotted key.
 """
@@ -28,6 +29,7 @@ STAGES: dict[str, str] = {
     "measure": "measure judges of answers on held-out comparisons: accuracy by grade, calibration, thresholds",
     "perplexity": "measure models on held-out rows: perplexity by arm and size, KL to a teacher, over several seeds",
     "assess": "examine one model on one suite: every example with its measures",
+    "answer": "let one model answer held-out prompts, and measure each answer: gold and other rewards, KL, perplexity",
     "evaluate": "measure models on held-out prompts and suites, beside each other: gold reward, KL, safety, recall …",
     "side_by_side": "put a candidate beside a baseline: win rates by a scorer, an LLM judge in both orders, or people",
     "redteam": "attack a model by templates, another model and people's sessions; every violation becomes a regression",

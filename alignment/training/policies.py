@@ -98,6 +98,18 @@ def vocabulary_of(artifact: Artifact, *, shape: str | None, schema: str) -> tupl
     return tokenizer, own if schema == "auto" else schema
 
 
+def need_same_tokens(model: Artifact, reference: Artifact, at: str, otherwise: str) -> None:
+    """Raise :class:`UserError` where the two have different tokenizers; ``at`` names the second. No weight is read."""
+    (own, _), (other, _) = (vocabulary_of(one, shape=None, schema="auto") for one in (model, reference))
+    sizes = {core.read_config(one.path).vocab_size for one in (model, reference)}
+    if own.digest != other.digest or len(sizes) > 1:
+        raise UserError(
+            f"{at}: has another tokenizer than the model",
+            cause="A KL compares two distributions over the same pieces.",
+            remedy=f"Choose a reference from the same family, or {otherwise}.",
+        )
+
+
 def read_here(policy_model: nn.Module, engine: Engine) -> None:
     """Have a policy that was opened and not trained whole on this device, without asking the other processes.
 

@@ -27,11 +27,11 @@ PART = r"/parts/.*\.(jsonl|zst)$"
 WITH_CHECKPOINTS = ("pretrain", "sft", "distill", "offline", "gkd", "minillm", "reward", "dpo", "rl")
 WITH_PARTS = (
     *("data", "teach", "ghost", "preprompt", "reject", "pairs", "label", "dpo", "side_by_side"),
-    *("perplexity", "assess", "redteam"),
+    *("perplexity", "answer", "assess", "redteam"),
 )
 WITH_WEIGHTS = (
     *("sft", "distill", "gkd", "reward", "dpo", "rl", "merge", "slerp"),
-    *("evaluate", "measure", "side_by_side", "export", "teach", "told", "perplexity", "assess", "redteam"),
+    *("answer", "evaluate", "measure", "side_by_side", "export", "teach", "told", "perplexity", "assess", "redteam"),
 )
 DISK = 320 << 20
 LONGEST = 180.0

@@ -202,7 +202,8 @@ def test_models_of_one_name_are_the_seeds_of_an_arm(assessed: Assess, tmp_path: 
 def test_every_suite_of_every_model_is_asked_for_once() -> None:
     values = drawing.values("evaluate", models=["mini:sft", "latest:rl"], suites=["miniature", "./mine.yaml"])
     asked = evaluate.asks(evaluate.Settings.parse(values))
-    assert list(asked) == ["suites.miniature.0", "suites.miniature.1", "suites.mine.0", "suites.mine.1"]
+    suites = [key for key in asked if key.startswith("suites.")]
+    assert suites == ["suites.miniature.0", "suites.miniature.1", "suites.mine.0", "suites.mine.1"]
     stage, _, said = asked["suites.mine.1"]
     assert (stage, said["model"], said["suite"]) == ("assess", "latest:rl", "./mine.yaml")
 
@@ -213,11 +214,10 @@ def test_a_suite_that_is_named_twice_is_refused() -> None:
         evaluate.asks(evaluate.Settings.parse(values))
 
 
-def test_nothing_to_measure_is_refused(tmp_path: Path) -> None:
+def test_nothing_to_measure_is_refused() -> None:
     values = drawing.values("evaluate", models=["mini:sft"], prompts=None, conversations=None, reference=None)
-    model = replace(drawing.POLICY, path=tmp_path)
     with pytest.raises(UserError, match=r"prompts=null suites=\[\]: there is nothing to measure"):
-        evaluate.run(evaluate.Settings.parse(values), {"models.0": model}, tmp_path)
+        evaluate.asks(evaluate.Settings.parse(values))
 
 
 def test_an_evaluation_of_suites_alone_has_no_samples_to_show(

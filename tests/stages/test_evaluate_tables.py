@@ -10,20 +10,18 @@ from typing import Any
 
 import drawing
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from alignment import console
 from alignment.artifacts import Artifact, Outcome
-from alignment.chat.types import Conversation, Messages, Prompt, messages, row_key
-from alignment.data import seen
+from alignment.chat.types import Conversation, messages
 from alignment.errors import UserError
 from alignment.evals import answers, intervals, versions
 from alignment.evals.intervals import Bootstrap
+from alignment.evals.suites.subject import Likelihood
 from alignment.reporting import versions as tables
-from alignment.sampling.sampler import Answer
-from alignment.scoring.scorer import Scores
-from alignment.stages import evaluate
-from alignment.training import policies
+from alignment.stages import answer, evaluate
 
 PROMPTS = 60
 SKILLS = ("sums", "names", "rhymes")
@@ -135,50 +133,38 @@ def test_skills_have_their_own_prompts() -> None:
 # ── the stage ────────────────────────────────────────────────────────────────────────────────────
 
 
-class Tuned:
-    """Gives every answer the score that is planted for its model and prompt; the answer says which they are."""
-
-    absolute = False
-
-    def __init__(self, name: str, gold: Planted, sign: float = 1.0) -> None:
-        self.name, self._gold, self._sign = name, gold, sign
-
-    def score(self, dialogues: Sequence[Messages]) -> Scores:
-        said = [turns[-1].content.split() for turns in dialogues]
-        values = [self._sign * float(self._gold[name][int(place)]) for name, place in said]
-        return Scores(values, values, [0.5] * len(values))
-
-
-class Policy:
-    def __init__(self, name: str) -> None:
-        self.name, self.tokenizer = name, name
-
-
 @pytest.fixture
-def evaluated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Outcome]:
+def evaluated(tmp_path: Path) -> Callable[..., Outcome]:
     """Run the stage on models of planted gold; ``names`` says which."""
-    prompts = [
-        Prompt(messages(("user", f"Question {place}?")), f"p-{place}", tags=TAGS[place]) for place in range(PROMPTS)
-    ]
-    data = drawing.dataset(tmp_path / "data", "prompts", {"test": prompts})
-    gold = planted()
-    # An answer of the prompt's place: ids say it, and the model's tokenizer turns them into words.
-    drawn = [Answer(place, 0, [place], [0.0], True) for place in range(PROMPTS)]
-    drawing.let_chat(monkeypatch)
-    monkeypatch.setattr(policies, "open_policy", lambda artifact, *_: Policy(artifact.step))
-    monkeypatch.setattr(evaluate, "_draw", lambda *_: (drawn, [[1]] * PROMPTS))
-    monkeypatch.setattr(answers, "answer_text", lambda ids, name: f"{name} {ids[0]}")
+
+    def answered(name: str, golds: bool) -> Artifact:
+        gold = planted()[name]
+        rows = [
+            {
+                "id": f"p-{place}",
+                "tags": [*TAGS[place]],
+                "answer": f"{name} {place}",
+                "tokens": 1,
+                "prompt": [{"role": "user", "content": f"Question {place}?"}],
+                "finished": True,
+                "logprob": 0.0,
+                **({"gold": gold[place], "gold_safety": -gold[place]} if golds else {}),
+            }
+            for place in range(PROMPTS)
+        ]
+        (folder := tmp_path / f"answers-{name}").mkdir(exist_ok=True)
+        answers.write(folder, rows)
+        return Artifact(folder, "evaluation", "answer", folder.name, "0" * 64)
 
     def run(names: Sequence[str] = NAMES, golds: bool = True, **more: Any) -> Outcome:
-        scorers = {"gold": Tuned("gold", gold), "gold_safety": Tuned("gold_safety", gold, -1.0)} if golds else {}
-        monkeypatch.setattr(evaluate, "_scorers", lambda *_: scorers)
         values = drawing.values(
             "evaluate", models=["run:m"] * len(names), prompts="run:p", conversations=None, reference=None, **more
         )
-        inputs: dict[str, Artifact] = {
-            f"models.{place}": replace(drawing.POLICY, path=tmp_path, step=name) for place, name in enumerate(names)
-        }
-        return evaluate.run(evaluate.Settings.parse(values), inputs | {"prompts": data}, tmp_path)
+        inputs: dict[str, Artifact] = {}
+        for place, name in enumerate(names):
+            inputs[f"models.{place}"] = replace(drawing.POLICY, path=tmp_path, step=name)
+            inputs[f"answers.{place}"] = answered(name, golds)
+        return evaluate.run(evaluate.Settings.parse(values), inputs, tmp_path)
 
     return run
 
@@ -368,37 +354,53 @@ def test_how_sure_intervals_are_to_be_asks_nobody_again() -> None:
     assert evaluate.asks(settings(confidence=0.9, seed=7)) == evaluate.asks(settings())
 
 
-def test_a_model_that_cannot_be_asked_in_a_chat_is_refused_before_it_is_opened(tmp_path: Path) -> None:
-    data = drawing.dataset(tmp_path / "data", "prompts", {"test": [Prompt(messages(("user", "a?")), "p")]})
-    base = replace(drawing.POLICY, path=tmp_path / "base", step="base")
-    with pytest.raises(UserError, match=r"^models=base: has no chat template"):
-        evaluate.run(settings(suites=[], prompts="run:p"), {"models.0": base, "prompts": data}, tmp_path / "out")
-
-
 def test_a_capability_of_no_suite_is_refused_before_anything_is_asked() -> None:
     with pytest.raises(UserError, match="gsm8k is none of the suites"):
         evaluate.asks(settings(capabilities={"maths": ["gsm8k"]}))
 
 
-def conversations(folder: Path, *splits: Any) -> Artifact:
-    rows = [
-        Conversation(messages(("user", f"Say {place}"), ("assistant", f"{place}")), f"c{place}") for place in range(3)
-    ]
-    return drawing.dataset(folder, "conversations", dict.fromkeys(splits, rows))
+def test_who_was_asked_is_not_asked_again_for_other_models_suites_or_comparisons() -> None:
+    one = settings(prompts="run:p", suites=[])
+    more = settings(
+        models=["run:n", "run:m"], prompts="run:p", suites=["arc"], against="previous", confidence=0.9, names=["a", "b"]
+    )
+    assert evaluate.asks(more)["answers.1"] == evaluate.asks(one)["answers.0"]
+    other = evaluate.asks(settings(prompts="run:p", suites=[], seed=1))
+    assert other["answers.0"] != evaluate.asks(one)["answers.0"], "another seed is another noise"
 
 
-def test_conversations_that_a_model_was_trained_on_have_no_perplexity(tmp_path: Path) -> None:
-    model = replace(drawing.POLICY, path=tmp_path / "m")
-    inputs = {"models.0": model, "conversations": conversations(tmp_path / "c", "train", "test")}
-    assert len(evaluate._conversations(settings(), inputs)) == 3
-    model.path.mkdir()
-    seen.write(model.path, {row_key(row) for row in evaluate._conversations(settings(), inputs)}, [])
-    with pytest.raises(UserError, match="has been trained on 3 of the 3 prompts"):
-        evaluate._conversations(settings(), inputs)
+def test_what_models_are_asked_are_settings_of_both_stages() -> None:
+    (stage, _, said), *_ = evaluate.asks(settings(prompts="run:p", suites=[])).values()
+    assert stage == "answer"
+    own = answer.Settings.model_fields.keys() - {"engine"}
+    assert said.keys() == own, "nothing that is asked is left to a default of the other stage"
+    for key in own & evaluate.Settings.model_fields.keys():
+        assert drawing.values("answer").get(key) == drawing.values("evaluate").get(key), key
 
 
-def test_conversations_without_the_split_are_refused_and_no_other_is_taken(tmp_path: Path) -> None:
-    inputs = {"models.0": drawing.POLICY, "conversations": conversations(tmp_path / "c", "train", "valid")}
-    with pytest.raises(UserError, match="has no row in the split test") as error:
-        evaluate._conversations(settings(), inputs)
-    assert "train, valid" in str(error.value.cause)
+def test_several_answers_stand_in_one_table_by_model(evaluated: Callable[..., Outcome], tmp_path: Path) -> None:
+    evaluated(["sft", "rs"])
+    rows = pq.read_table(tmp_path / answers.ANSWERS).to_pylist()
+    assert [row["model"] for row in rows] == ["sft"] * PROMPTS + ["rs"] * PROMPTS
+    assert rows[PROMPTS + 3]["answer"] == "rs 3"
+    assert [*rows[0]][:3] == ["model", "id", "tags"]
+
+
+def test_a_model_that_is_there_twice_is_told_before_anybody_is_asked() -> None:
+    same = {f"models.{place}": drawing.POLICY for place in range(2)}
+    with pytest.raises(UserError, match="is there twice"):
+        evaluate.precheck(settings(models=["run:m", "run:m"], prompts="run:p"), same)
+    evaluate.precheck(settings(models=["run:m", "run:n"], prompts="run:p"), {"models.0": drawing.POLICY})
+
+
+def test_perplexity_is_the_exponential_of_the_mean_over_tokens(
+    evaluated: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    rows = [Conversation(messages(("user", f"{n}?"), ("assistant", "yes")), f"c{n}") for n in range(30)]
+    (folder := tmp_path / "answers-sft").mkdir()
+    answers.write_held_out(folder, rows, [Likelihood(2.0 + n % 3, 1 + n % 2) for n in range(30)])
+    told_ = evaluated(["sft"]).metrics["perplexity"]
+    nll, tokens = sum(2.0 + n % 3 for n in range(30)), sum(1 + n % 2 for n in range(30))
+    assert told_ == pytest.approx(np.exp(nll / tokens))
+    one = told(tmp_path)["models"]["sft"]["perplexity"]
+    assert one["low"] < told_ < one["high"]

@@ -85,7 +85,10 @@ def examine(settings: Settings, inputs: dict[str, Artifact], subject: Subject) -
 
 
 def _prompts(settings: Settings, inputs: Mapping[str, Artifact], subject: Subject) -> list[Prompt]:
-    need_same_tokens(subject.artifact, inputs["reference"])
+    from alignment.training.policies import need_same_tokens
+
+    otherwise = "suite.reference=null suite.prompts=null"
+    need_same_tokens(subject.artifact, inputs["reference"], "suite.reference", otherwise)
     return subject.prompts(inputs["prompts"], settings.split, settings.count)
 
 
@@ -109,21 +112,6 @@ def _kl(
         }
         shown = {"prompt": [[turn.role, turn.content] for turn in prompt.messages], "answers": row["answers"]}
         yield Example(prompt.id, prompt_key(prompt.messages), values, shown=shown)
-
-
-def need_same_tokens(model: Artifact, reference: Artifact) -> None:
-    """Raise :class:`UserError` where the two have different tokenizers. No weight is read."""
-    from alignment.gemma import core
-    from alignment.training.policies import vocabulary_of
-
-    (own, _), (other, _) = (vocabulary_of(one, shape=None, schema="auto") for one in (model, reference))
-    sizes = {core.read_config(one.path).vocab_size for one in (model, reference)}
-    if own.digest != other.digest or len(sizes) > 1:
-        raise UserError(
-            "suite.reference: has another tokenizer than the model",
-            cause="A KL compares two distributions over the same pieces.",
-            remedy="Choose a reference from the same family, or suite.reference=null suite.prompts=null.",
-        )
 
 
 def _drawn(some: Sequence[Prompt], decoding: Decoding, subject: Subject, against: Policy) -> list[dict[str, Any]]:

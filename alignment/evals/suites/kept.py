@@ -17,7 +17,7 @@ import numpy as np
 
 from alignment import files
 from alignment.errors import UserError
-from alignment.evals.intervals import Bootstrap, Interval, mean_of_seeds, of_share, widened
+from alignment.evals.intervals import Bootstrap, Interval, mean_of_seeds
 from alignment.evals.suites.suite import Examined, Measure
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def write(folder: Path, examined: Examined) -> int:
                 writer = _wider(writer, beside, _schema(groups, names))
             for one in some:
                 assert set(one.values) <= set(names), f"{one.id} has measures that were not declared"
-                _need_finite(one.id, one.values)
+                need_finite(one.id, one.values)
             rows = [
                 {"id": one.id, "unit": one.unit, "shown": json.dumps(one.shown, ensure_ascii=False), **one.values}
                 | {BY + group: label for group, label in one.groups.items()}
@@ -141,7 +141,8 @@ def _wider(before: pq.ParquetWriter | None, path: Path, schema: pa.Schema) -> pq
     return writer
 
 
-def _need_finite(name: str, values: Mapping[str, float]) -> None:
+def need_finite(name: str, values: Mapping[str, float]) -> None:
+    """Raise :class:`UserError` for a value that is no finite number; ``name`` is the example's."""
     for measure, value in values.items():
         if not np.isfinite(value):
             raise UserError(
@@ -204,8 +205,8 @@ def _told(kept: Kept, resamples: Bootstrap, mask_P: np.ndarray) -> Told:
             continue
         (interval,) = resamples.interval(np.stack([above_P, below_P], 1), partial(_ratio, measure=measure))
         if interval is not None:
-            interval = _doubted(interval, measure, below_P > 0, resamples, least=0)
-            interval = _of_few(interval, measure, kept.values[measure.name], below_P > 0, resamples)
+            if measure.bounded:
+                interval = resamples.bounded(interval, below_P > 0, above_P, 0, measure.most or 0)
             found[measure.name] = interval._asdict() | {"examples": int((below_P > 0).sum())}
     return found
 
@@ -223,28 +224,11 @@ def _less(kept: Kept, base: Kept, resamples: Bootstrap, mask_P: np.ndarray) -> T
 
         (interval,) = resamples.interval(columns_PK, less)
         if interval is not None:
-            interval = _doubted(interval, measure, both_P, resamples, least=-(measure.most or 0))
+            if measure.bounded:
+                most, less_P = measure.most or 0, kept.values[measure.name] - base.values[measure.name]
+                interval = resamples.bounded(interval, both_P, less_P, -most, most)
             found[measure.name] = interval._asdict() | {"examples": int(both_P.sum())}
     return found
-
-
-def _doubted(
-    interval: Interval, measure: Measure, there_P: np.ndarray, resamples: Bootstrap, *, least: float
-) -> Interval:
-    """The interval of a bounded mean; where all units are equal, with the doubt that their number leaves."""
-    if measure.most is None or measure.per is not None:
-        return interval
-    return widened(interval, resamples.groups_of(there_P), resamples.confidence, least, measure.most)
-
-
-def _of_few(
-    interval: Interval, measure: Measure, value_P: np.ndarray, there_P: np.ndarray, resamples: Bootstrap
-) -> Interval:
-    """The interval of a share that few units have, or few lack, as the binomial distribution has it."""
-    if not measure.most or measure.per is not None or not np.isin(value_P[there_P], (0.0, measure.most)).all():
-        return interval
-    share = resamples.events_of(there_P, value_P > 0)
-    return interval if share is None else of_share(interval, *share, resamples.confidence, measure.most)
 
 
 def _sums(kept: Kept, measure: Measure, mask_P: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

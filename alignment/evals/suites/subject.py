@@ -121,7 +121,7 @@ class Subject:
         if not found:
             raise UserError(
                 f"{dataset.path} has no prompt in its split {split}",
-                remedy="Say suite.split=valid or suite.split=test, whichever it has.",
+                remedy="Say the other split, valid or test; the recipe's `splits` say how rows are divided.",
             )
         self.refuse_seen(map(row_key, found))
         return found

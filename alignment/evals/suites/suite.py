@@ -26,8 +26,8 @@ class Suite(Settings):
 class Measure(NamedTuple):
     """A number that every example may have. Of the whole it is the mean, or Σ of it / Σ of ``per``, or the exponential.
 
-    ``better`` is null where neither more nor less of it is. ``most`` is 1 for shares: where all values are equal, how
-    far others can be from them is what is left to doubt (``intervals.widened``).
+    ``better`` is null where neither more nor less of it is. ``most`` is 1 for shares: where all values but a few are
+    equal, how far others can be from them is what is left to doubt (``Bootstrap.bounded``).
     """
 
     name: str
@@ -38,6 +38,11 @@ class Measure(NamedTuple):
     exponential: bool = False
     most: float | None = None
     """The largest value of a measure whose least is 0; null where nothing bounds it so."""
+
+    @property
+    def bounded(self) -> bool:
+        """Whether it is a mean of values from 0 to ``most``."""
+        return bool(self.most) and self.per is None and not self.exponential
 
 
 @dataclass(frozen=True, slots=True)
