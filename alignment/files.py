@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from alignment.errors import UserError
+from alignment.errors import UserError, nearest
 
 TEMPORARY = ".partial"
 """Suffix of what is being written; nothing that carries it is ever read."""
@@ -36,6 +36,24 @@ BETWEEN_LOOKS = 0.5
 def typed(path: str) -> Path:
     """A path as a person types it: ``~`` is their home; that of nobody known stays as it is."""
     return Path(os.path.expanduser(path))
+
+
+def existing(path: str, at: str, remedy: str = "") -> Path:
+    """A file as a person types it; ``at`` is the key that names it.
+
+    Raises :class:`UserError` where there is none, with ``remedy`` or else what lies beside it.
+    """
+    found = typed(path)
+    if found.is_file():
+        return found
+    cause = "That is a folder." if found.is_dir() else ""
+    beside = sorted(one.name for one in found.parent.glob(f"*{found.suffix}") if one.is_file())
+    if not remedy and not found.parent.is_dir():
+        remedy = f"There is no folder {found.parent} either: check the path."
+    elif not remedy:
+        where = found.parent.resolve()
+        remedy = nearest(found.name, beside) if beside else f"{where} has no file that ends with {found.suffix}."
+    raise UserError(f"{at}={path}: there is no such file", cause=cause, remedy=remedy)
 
 
 def write_atomic(path: Path, content: str | bytes, *, mode: int = 0o666) -> None:

@@ -83,7 +83,7 @@ def subject_of(artifact: Artifact, out: Path) -> Subject:
 
 def spoken(monkeypatch: pytest.MonkeyPatch, speaker: Speaker, out: Path) -> Subject:
     """A model behind a server, which is ``speaker``."""
-    monkeypatch.setattr(opening, "open_respondent", lambda *_: speaker)
+    monkeypatch.setattr(opening, "open_respondent", lambda *_, **__: speaker)
     return subject_of(SERVED, out)
 
 

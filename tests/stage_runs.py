@@ -220,10 +220,17 @@ TIMED = {"rl": "plots.html", "report": "report.html"}
 """By stage a file that shows how long things took."""
 
 
+def own(store: Path) -> Path:
+    """The folder of what the stage under test made, and not of what other stages made for it."""
+    records = {path: json.loads(path.read_text()) for path in (store / "solo").glob(f"*/{RECORD}")}
+    parents = {parent["fingerprint"] for record in records.values() for parent in record["parents"].values()}
+    (path,) = (path for path, record in records.items() if record["fingerprint"] not in parents)
+    return path.parent
+
+
 def outcome(store: Path) -> dict[str, str]:
     """What the stage under test made: the digest of every file, and every number of the record that is no time."""
-    (path,) = (store / "solo").glob(f"*/{RECORD}")
-    record = json.loads(path.read_text())
+    record = json.loads((own(store) / RECORD).read_text())
     files = {name: digest for name, digest in record["files"].items() if name != TIMED.get(record["stage"])}
     numbers = {f"metrics/{name}": repr(value) for name, value in record["metrics"].items() if name != "seconds"}
     return files | numbers

@@ -44,7 +44,7 @@ def run(settings: Settings, inputs: dict[str, Artifact], store: Store) -> int:
 
     evaluations = [Evaluation(inputs[f"evaluations.{place}"]) for place in range(len(settings.evaluations))]
     rules = gate_rules.read(settings.rules, {name: better for one in evaluations for name, better in one.directions})
-    paths = [files.typed(path) for path in settings.imports or []]
+    paths = [files.existing(path, "imports") for path in settings.imports or []]
     target = None if settings.out is None else files.typed(settings.out)
     if target is not None:
         files.make_folder(target.parent)

@@ -188,9 +188,9 @@ def assign(
 # ── sources of instructions ──────────────────────────────────────────────────────────────────────
 
 
-def path_of(instructions: str | None) -> Path | None:
-    """The file that holds the instructions; None for those of the miniature world."""
-    return None if instructions == MINIATURE else lists.locate(instructions, SHIPPED)
+def path_of(instructions: str | None, at: str = "instructions") -> Path | None:
+    """The file that holds the instructions, which the key ``at`` names; None for those of the miniature world."""
+    return None if instructions == MINIATURE else lists.locate(instructions, SHIPPED, at)
 
 
 def source_of(instructions: str | None) -> Source:

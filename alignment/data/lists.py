@@ -14,15 +14,33 @@ from alignment.errors import DataError, UserError, nearest
 PACKAGE = Path(__file__).parents[1]
 RECIPES = next(folder for folder in (PACKAGE / "_data_recipes", PACKAGE.parent / "data_recipes") if folder.is_dir())
 FOLDER = RECIPES / "lists"
+MEND = "Mend that line. A text that holds a colon, or begins with a sign, goes into quotes."
 
 
-def locate(own: str | None, shipped: str) -> Path:
-    """The user's file, or the shipped one for null. Raises :class:`UserError` where the file is not there."""
-    path = FOLDER / shipped if own is None else files.typed(own)
+def locate(own: str | None, shipped: str, at: str) -> Path:
+    """The user's file, or the shipped one for null; ``at`` is the key that names it.
+
+    Raises :class:`UserError` where the file is not there.
+    """
+    if own is None:
+        return FOLDER / shipped
+    folder = files.typed(own).parent
+    lonely = not next(folder.glob("*.yaml"), None)
+    begin = f"No .yaml file is in {folder}. Begin with a copy of {FOLDER / shipped}." if lonely else ""
+    return files.existing(own, at, begin)
+
+
+def named(name: str, shipped: str, at: str) -> Path:
+    """A list that comes with the program by its name, or a file like ``shipped``, which the key ``at`` names.
+
+    Raises :class:`UserError` where there is none.
+    """
+    if name.endswith((".yaml", ".yml")):
+        return locate(name, shipped, at)
+    path = FOLDER / f"{name}.yaml"
     if not path.is_file():
-        beside = sorted(other.name for other in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        otherwise = f"No .yaml file is in {path.parent}. Begin with a copy of {FOLDER / shipped}."
-        raise UserError(f"{path}: there is no such file", remedy=nearest(path.name, beside) if beside else otherwise)
+        known = [one.stem for one in FOLDER.glob(f"{Path(shipped).stem}*.yaml")]
+        raise UserError(f"{at}={name}: no such list comes with the program", remedy=nearest(name, known))
     return path
 
 
@@ -34,11 +52,11 @@ def read(path: Path, remedy: str = f"Begin with a copy of one of {FOLDER}.") -> 
         raise DataError(str(path), f"byte {error.start} is not UTF-8", remedy="Save the file as UTF-8.") from None
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         # What PyYAML lets through: a date that is none, a tag on a value that it does not fit, endless brackets.
-        raise DataError(str(path), f"is not YAML: {type(error).__name__}: {error}") from None
+        raise DataError(str(path), f"is not YAML: {type(error).__name__}: {error}", remedy=remedy) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise DataError(where, f"is not YAML: {getattr(error, 'problem', error)}") from None
+        raise DataError(where, f"is not YAML: {getattr(error, 'problem', error)}", remedy=MEND) from None
     if not isinstance(values, dict):
         raise DataError(str(path), "holds no keys", remedy=remedy)
     return values

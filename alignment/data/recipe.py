@@ -160,7 +160,7 @@ def named_filters(name: str) -> list[Any]:
     shipped = sorted(path.stem.removeprefix("filters_") for path in lists.FOLDER.glob("filters_*.yaml"))
     if own is None and name not in shipped:
         raise UserError(f"filters: there is no list {name!r}", remedy=nearest(name, shipped))
-    path = lists.locate(own, f"filters_{name}.yaml")
+    path = lists.locate(own, f"filters_{name}.yaml", "filters")
     values = lists.read(path)
     if set(values) != {"filters"} or not isinstance(values["filters"], list):
         raise DataError(str(path), "holds no list of filters", remedy="Its one key is `filters`.")

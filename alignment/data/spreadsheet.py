@@ -66,7 +66,7 @@ def read_rows(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) 
     """
     _check_suffix(path)
     if not path.is_file():
-        raise UserError(f"{path}: there is no such file")
+        raise UserError(f"{path}: there is no such file", remedy="Check the path.")
     if path.suffix == ".csv":
         header = next(csv.reader(line for _, line in readers.text_lines(path)), [])
         _need(f"{path}:1", header, columns)

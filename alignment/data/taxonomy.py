@@ -107,7 +107,7 @@ class Taxonomy(Settings):
 
 def load(path: Path | None = None) -> Taxonomy:
     """Read a taxonomy, the shipped one for None. Raises :class:`UserError` with file and key."""
-    found = lists.locate(None if path is None else str(path), SHIPPED)
+    found = lists.locate(None if path is None else str(path), SHIPPED, "taxonomy")
     return Taxonomy.parse(lists.read(found), str(found))
 
 

@@ -169,7 +169,7 @@ def _answer(
     """Draw the answers of one variant, part by part."""
     from alignment.scoring.opening import open_respondent
 
-    respondent = open_respondent(model, engine, endpoint, out / parts.FOLDER / f"journal-{place}.jsonl")
+    respondent = open_respondent(model, engine, endpoint, out / parts.FOLDER / f"journal-{place}.jsonl", at="models")
     with console.progress(f"pairs {respondent.name}", total, "answers") as progress:
 
         def on_done(count: int, before: bool) -> None:

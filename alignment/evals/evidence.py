@@ -11,9 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,16 +19,17 @@ import numpy as np
 from alignment.artifacts import Artifact
 from alignment.chat.types import Message, prompt_key
 from alignment.errors import UserError, nearest
+from alignment.evals import elsewhere
 from alignment.evals.gate import Better, Finding, Rule
-from alignment.evals.imported import MOVING, Result
+from alignment.evals.imported import Model, Result
 from alignment.evals.intervals import Bootstrap, Interval, mean_of_seeds, unpaired
+from alignment.evals.suites.kept import interval_of
 
 RESULTS, ANSWERS, EXAMPLES = "results.json", "answers.parquet", "examples.parquet"
-OF_MODELS = ("models", "names", "against")
-"""Settings that say which models are measured and compared."""
+OF_MODELS = ("models", "names", "against", "imports")
+"""Settings that say which models are measured and compared, and what others have measured of them."""
 NOT_HOW = ("engine", "endpoint", "prompts", "conversations", "rewards", "reference")
 """Settings that change no number, and those that name inputs, which have fingerprints."""
-SHORTEST_FINGERPRINT = 8
 
 
 class Column(NamedTuple):
@@ -39,20 +38,6 @@ class Column(NamedTuple):
     ids: list[str]
     keys: list[str]
     values_P: np.ndarray
-
-
-@dataclass(frozen=True)
-class Model:
-    """A model, or the seeds of an arm: its name, its fingerprints, and whatever else it is called."""
-
-    name: str
-    fingerprints: tuple[str, ...]
-    called: frozenset[str]
-
-    def is_called(self, said: str) -> bool:
-        """Whether a file that names ``said`` means this model: a name, a folder, a reference or a fingerprint."""
-        start = len(said) >= SHORTEST_FINGERPRINT and len(self.fingerprints) == 1
-        return said in self.called or (start and self.fingerprints[0].startswith(said))
 
 
 class Evaluation:
@@ -100,7 +85,7 @@ class Evaluation:
 
     def shown(self, told: Mapping[str, Mapping[str, Any]], measure: str) -> Finding | None:
         """A measure as the evaluation itself tells it."""
-        return Finding(self.name, _interval(told[measure])) if measure in told else None
+        return Finding(self.name, interval_of(told[measure])) if measure in told else None
 
     def value(self, model: Model, measure: str) -> Finding | None:
         """A measure's value; None where it was not measured."""
@@ -109,7 +94,7 @@ class Evaluation:
             return None
         column, told = self.column(name, measure), self.told(name)
         if measure in told:
-            return self._finding(_interval(told[measure]), column, examples=told[measure].get("examples"))
+            return self._finding(interval_of(told[measure]), column, examples=told[measure].get("examples"))
         return None if column is None else self._finding(self._mean(column), column)
 
     def difference(self, candidate: Model, best: Model, measure: str, other: Evaluation) -> Finding | None:
@@ -121,7 +106,8 @@ class Evaluation:
         known = told.get("measures", {}).get(measure) if told.get("from") == base else None
         less = _less(self.column(name, measure), other.column(base, measure))
         if known is not None:
-            return self._finding(_interval(known), less, paired=True, examples=known.get("examples"))
+            paired = not measure.startswith(f"{elsewhere.NAME}/")
+            return self._finding(interval_of(known), less, paired=paired, examples=known.get("examples"))
         if less is not None:
             return None if np.isnan(less.values_P).all() else self._finding(self._mean(less), less, paired=True)
         own, its = self.value(candidate, measure), other.value(best, measure)
@@ -168,6 +154,7 @@ class Evaluation:
             measure not in declared
             or declared[measure]["per"]
             or declared[measure]["exponential"]
+            or suite == elsewhere.NAME
             or not path.is_file()
         ):
             return None
@@ -212,16 +199,12 @@ class Evaluation:
             key: one.fingerprint for key, one in parents if key.partition(".")[0] not in ("models", "answers", "suites")
         }
         settings = {key: value for key, value in self.artifact.settings.items() if key not in (*OF_MODELS, *NOT_HOW)}
-        return inputs, settings, {name: one["made_of"] for name, one in suites.items()}, self.artifact.stage
+        made_of = {name: one["made_of"] for name, one in suites.items() if one["kind"] != elsewhere.KIND}
+        return inputs, settings, made_of, self.artifact.stage
 
     def _model(self, name: str, places: Sequence[int]) -> Model:
         parents = [self.artifact.parents[f"models.{place}"] for place in places]
-        called = {name}
-        if len(parents) == 1:
-            reference, path = parents[0].reference, parents[0].path
-            called |= {f"run:{path}", Path(path).name}
-            called |= set() if reference.partition(":")[0] in MOVING else {reference}
-        return Model(name, tuple(parent.fingerprint for parent in parents), frozenset(called))
+        return Model.of(name, [(one.fingerprint, one.reference, one.path) for one in parents])
 
     def _is_seed(self, label: str, name: str) -> bool:
         return label == name or (name in self.results.get("arms", {}) and label.rpartition("#")[0] == name)
@@ -373,7 +356,3 @@ def _less(column: Column | None, other: Column | None) -> Column | None:
 
 def _of(result: Result) -> Finding:
     return Finding(result.where, result.interval, result.n)
-
-
-def _interval(told: Mapping[str, float]) -> Interval:
-    return Interval(told["estimate"], told["low"], told["high"])

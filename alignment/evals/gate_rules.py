@@ -69,7 +69,7 @@ def _file(name: str, directions: Mapping[str, Better | None]) -> list[Rule]:
     shipped = sorted(path.stem.removeprefix(SHIPPED) for path in lists.FOLDER.glob(f"{SHIPPED}*.yaml"))
     if own is None and name not in shipped:
         raise UserError(f"rules: there is no list {name!r}", remedy=f"{nearest(name, shipped)} {LAYOUT}")
-    path = lists.locate(own, f"{SHIPPED}{name}.yaml")
+    path = lists.locate(own, f"{SHIPPED}{name}.yaml", "rules")
     values = lists.read(path, f"Begin with a copy of {lists.FOLDER / f'{SHIPPED}miniature.yaml'}.")
     rules = values.get("rules")
     if set(values) != {"rules"} or not isinstance(rules, list) or not all(isinstance(one, dict) for one in rules):

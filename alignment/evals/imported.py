@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import datetime
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,32 @@ from alignment.settings import Settings, identity, text
 NUMBERS = ("estimate", "low", "high")
 MOVING = ("latest", "step")
 """Schemes of references that name another model tomorrow."""
+SHORTEST_FINGERPRINT = 8
 LAYOUT = "docs/evaluation.md has the layout."
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model, or the seeds of an arm: its name, its fingerprints, and whatever else it is called."""
+
+    name: str
+    fingerprints: tuple[str, ...]
+    called: frozenset[str]
+
+    @classmethod
+    def of(cls, name: str, made: Sequence[tuple[str, str, str | Path]]) -> Model:
+        """From the fingerprint, the reference and the folder of each of its seeds."""
+        called = {name}
+        if len(made) == 1:
+            _, reference, path = made[0]
+            called |= {f"run:{path}", Path(path).name}
+            called |= set() if reference.partition(":")[0] in MOVING else {reference}
+        return cls(name, tuple(fingerprint for fingerprint, *_ in made), frozenset(called))
+
+    def is_called(self, said: str) -> bool:
+        """Whether a file that names ``said`` means this model: a name, a folder, a reference or a fingerprint."""
+        start = len(said) >= SHORTEST_FINGERPRINT and len(self.fingerprints) == 1
+        return said in self.called or (start and self.fingerprints[0].startswith(said))
 
 
 class Result(Settings):

@@ -63,6 +63,18 @@ def unpaired(a: Interval, b: Interval) -> Interval:
     return Interval(gap, low, gap + math.hypot(a.high - a.estimate, b.estimate - b.low))
 
 
+def mean_of(intervals: Sequence[Interval]) -> Interval:
+    """The mean of independent estimates, and its bounds from theirs (Zou & Donner 2008, MOVER).
+
+    What is measured on the same questions is not independent, and the bounds are then too narrow.
+    """
+    count = len(intervals)
+    middle = sum(one.estimate for one in intervals) / count
+    below = math.hypot(*(one.estimate - one.low for one in intervals)) / count
+    above = math.hypot(*(one.high - one.estimate for one in intervals)) / count
+    return Interval(middle, middle - below, middle + above)
+
+
 def widened(interval: Interval, count: int, confidence: float, least: float, most: float) -> Interval:
     """The interval where all of ``count`` independent values are equal, of which a bootstrap says there is no doubt.
 

@@ -32,7 +32,7 @@ class Phrases(Settings):
 
 def path_of(name: str) -> Path:
     """A shipped list by its name, or a file. Raises :class:`UserError` where there is none."""
-    return lists.locate(name, "") if name.endswith((".yaml", ".yml")) else lists.locate(None, f"{name}.yaml")
+    return lists.named(name, "refusals.yaml", "suite.phrases")
 
 
 def load(path: Path) -> Phrases:

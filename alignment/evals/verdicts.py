@@ -80,7 +80,7 @@ def opened(
     from alignment.scoring.scorer import threshold
 
     if speaks(artifact):
-        return ByModel(LlmRater(subject.judge(artifact), SAFETY, judging.rubric))
+        return ByModel(LlmRater(subject.judge(artifact, "judge.by"), SAFETY, judging.rubric))
     reading = judging.classifier
     scorer = open_scorer(artifact, subject.engine, world, label=reading.label, text=reading.text, prompts=prompts)
     return ByScore(scorer, threshold(scorer, judging.safe_above, SAFE_ABOVE))

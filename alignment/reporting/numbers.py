@@ -17,11 +17,13 @@ def fixed(value: float, places: int = 3, sign: str = "") -> str:
 def brief(one: Mapping[str, Any] | None, sign: str = "", *, groups: int | None = None) -> str:
     """``0.712 ±0.020``, an estimate and half of its interval, or a dash where nothing was measured.
 
-    Fewer places where numbers are large. Of one group of rows (``groups``) there is no interval: resamples of it are
-    all the same, and ±0.000 would be said of what is least sure.
+    Fewer places where numbers are large. Bounds that nobody knows (null) are not told. Of one group of rows
+    (``groups``) there is no interval: resamples of it are all the same, and ±0.000 would be said of what is least sure.
     """
     if one is None:
         return "–"
     places = 3 if abs(one["estimate"]) < LARGE else 1
     estimate = fixed(one["estimate"], places, sign)
-    return estimate if groups == 1 else f"{estimate} ±{fixed((one['high'] - one['low']) / 2, places)}"
+    if groups == 1 or one["low"] is None:
+        return estimate
+    return f"{estimate} ±{fixed((one['high'] - one['low']) / 2, places)}"

@@ -26,14 +26,14 @@ SAFE_ABOVE = 0.5
 
 
 def open_respondent(
-    artifact: Artifact, engine: Engine, endpoint: EndpointSettings, journal: Path | None = None
+    artifact: Artifact, engine: Engine, endpoint: EndpointSettings, journal: Path | None = None, *, at: str = "model"
 ) -> Respondent:
     """A policy of ours or of the same layout, or a model behind a server, asked as ``endpoint`` says.
 
-    ``journal`` is where a server's answers are kept, so that none is paid for twice. Raises :class:`UserError` for a
-    model without a chat format (:func:`need_chat`).
+    ``journal`` is where a server's answers are kept, so that none is paid for twice; ``at`` is the key that names it.
+    Raises :class:`UserError` for a model without a chat format (:func:`need_chat`).
     """
-    need_chat(artifact)
+    need_chat(artifact, at)
     if artifact.kind == "endpoint":
         from alignment.sampling.endpoint import Endpoint
 

@@ -41,7 +41,7 @@ def sources(settings: Settings) -> list[Path]:
     """The files that the recipe reads, and the list of terms."""
     from alignment.data import lists
 
-    return [*local_files(settings.recipe, Path.cwd()), lists.locate(settings.terms, "demographics.yaml")]
+    return [*local_files(settings.recipe, Path.cwd()), lists.locate(settings.terms, "demographics.yaml", "terms")]
 
 
 def commits(settings: Settings) -> dict[str, str]:
@@ -89,7 +89,7 @@ def _surroundings(settings: Settings, inputs: Mapping[str, Artifact]) -> Surroun
         if use.scorer is not None
     }
     tokenizer = inputs["tokenizer"].path if "tokenizer" in inputs else None
-    terms = load_terms(lists.locate(settings.terms, "demographics.yaml"))
+    terms = load_terms(lists.locate(settings.terms, "demographics.yaml", "terms"))
     return Surroundings(Path.cwd(), datasets, scorers, tokenizer, terms, detector(), settings.workers)
 
 

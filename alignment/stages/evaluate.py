@@ -22,6 +22,7 @@ from alignment.sampling.endpoint import EndpointSettings
 from alignment.scoring.opening import ClassifierReading
 from alignment.settings import Settings as StrictSettings
 from alignment.settings import execution, identity, later, reference, text
+from alignment.settings import place as file
 from alignment.training.engine import EngineSettings
 
 if TYPE_CHECKING:
@@ -46,7 +47,10 @@ class Settings(StrictSettings):
     )
     suites: list[str] = text("suites to examine every model on, [ghost,./mine.yaml,…]; [] for none")
     capabilities: dict[str, list[str]] | None = later(
-        "suites by what they measure, {maths: [gsm8k], code: []}; also <suite>/<group>/<label>; null: no such table"
+        "suites by what they measure, {maths: [gsm8k]}; also <suite>/<measure> and <suite>/<group>/<label>; null: none"
+    )
+    imports: list[str] | None = file(
+        "files of results measured elsewhere, .csv or .json, told beside those of here as imports/<measure>; or null"
     )
     prompts: str | None = reference("a dataset of prompts to draw answers for; null for suites alone")
     conversations: str | None = reference("a dataset of conversations for the perplexity of its answers; null skips it")
@@ -69,15 +73,26 @@ class Settings(StrictSettings):
     engine: EngineSettings = execution("where and how it runs")
 
 
+def sources(settings: Settings) -> list[Path]:
+    """The files of results that were measured elsewhere. Raises :class:`UserError` for one that cannot be read."""
+    from alignment.evals import imported
+
+    paths = [files.existing(name, "imports") for name in settings.imports or []]
+    for path in paths:
+        imported.read(path)
+    return paths
+
+
 def asks(settings: Settings) -> dict[str, tuple[str, str, dict[str, Any]]]:
     """Every model's answers, and every suite of every model, made once whoever asks for it.
 
     Raises :class:`UserError` for unknown suites, and for as many names as there are no models.
     """
+    from alignment.evals import elsewhere
     from alignment.evals.suites import capabilities
 
     suites = _suite_names(settings.suites)
-    capabilities.check(settings.capabilities or {}, suites)
+    capabilities.check(settings.capabilities or {}, [*suites, *([elsewhere.NAME] if settings.imports else [])])
     if settings.prompts is None and not suites:
         raise UserError("prompts=null suites=[]: there is nothing to measure", remedy="Name prompts or suites.")
     if settings.names is not None and len(settings.names) != len(settings.models):
@@ -123,7 +138,7 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
     told, prompts = _nothing(settings, names), 0
     if settings.prompts is not None:
         told, prompts = _answered(settings, inputs, names, out)
-    suites = _suites(settings, inputs, names, out)
+    suites = _suites(settings, inputs, names, out) | _imports(settings, inputs, names)
     if suites:
         told = comparing.merged(told, suites)
     if settings.capabilities is not None:
@@ -176,9 +191,28 @@ def _suites(settings: Settings, inputs: dict[str, Artifact], names: list[str], o
     }
 
 
+def _imports(settings: Settings, inputs: Mapping[str, Artifact], names: list[str]) -> dict[str, dict[str, Any]]:
+    """What was measured of the models elsewhere, as a suite."""
+    from alignment.evals import elsewhere
+    from alignment.evals.imported import Model
+
+    paths = sources(settings)
+    if not paths:
+        return {}
+    models = []
+    for place, (name, spelling) in enumerate(zip(names, settings.models, strict=True)):
+        model = inputs[f"models.{place}"]
+        models.append(Model.of(name, [(model.fingerprint, spelling, model.path)]))
+    return {elsewhere.NAME: elsewhere.told(paths, models, settings.names, settings.against)}
+
+
 def _suite_names(suites: list[str]) -> list[str]:
     """What suites are called: by option, or by file. Raises :class:`UserError` for two of one name."""
+    from alignment.evals import elsewhere
+
     names = [Path(suite).stem if suite.endswith((".yaml", ".yml")) else suite for suite in suites]
+    if elsewhere.NAME in names:
+        raise UserError(f"suites: {elsewhere.NAME} are results from elsewhere", remedy="Call your file otherwise.")
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise UserError(f"suites: {twice} is there twice", remedy="Name every suite once.")

@@ -102,7 +102,8 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
     if len(set(settings.splits)) < len(settings.splits):
         raise UserError(f"splits={settings.splits}: names a split twice")
     engine = resolve(settings.engine)
-    respondent = open_respondent(inputs["policy"], engine, settings.endpoint, out / FOLDER / "journal.jsonl")
+    journal = out / FOLDER / "journal.jsonl"
+    respondent = open_respondent(inputs["policy"], engine, settings.endpoint, journal, at="policy")
     seen = Consistency()
     with (
         console.progress("ghost", total, "answers") as progress,

@@ -85,10 +85,7 @@ def sources(settings: Settings) -> list[Path]:
     """The file of annotations."""
     if settings.annotations is None:
         return []
-    path = files.typed(settings.annotations)
-    if not path.is_file():
-        raise UserError(f"annotations={path}: there is no such file", remedy="`stage=annotate` writes one.")
-    return [path]
+    return [files.existing(settings.annotations, "annotations", "`stage=annotate` writes one.")]
 
 
 def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
@@ -134,7 +131,8 @@ def open_judge(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Pa
     if speaks(artifact):
         from alignment.scoring.llm_judge import LlmJudge
 
-        respondent = open_respondent(artifact, engine, settings.endpoint, out / parts.FOLDER / "journal.jsonl")
+        journal = out / parts.FOLDER / "journal.jsonl"
+        respondent = open_respondent(artifact, engine, settings.endpoint, journal, at="judge")
         return ByOpinion(respondent.name, LlmJudge(respondent, settings.rubric, settings.aspect))
     return open_by_score(
         artifact,

@@ -271,7 +271,8 @@ def _open(settings: Settings, model: Artifact, world: World | None, engine: Engi
     if speaks(model):
         from alignment.scoring.llm_judge import LlmJudge
 
-        respondent = open_respondent(model, engine, settings.endpoint, out / parts.FOLDER / "journal.jsonl")
+        journal = out / parts.FOLDER / "journal.jsonl"
+        respondent = open_respondent(model, engine, settings.endpoint, journal, at="models")
         return ByOpinions(LlmJudge(respondent, settings.rubric, settings.aspect))
     reading = settings.classifier
     return ByScores(open_scorer(model, engine, world, label=reading.label, text=reading.text))

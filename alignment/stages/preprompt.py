@@ -72,7 +72,7 @@ class Candidate(NamedTuple):
 
 def sources(settings: Settings) -> list[Path]:
     """The file that holds the taxonomy."""
-    return [lists.locate(settings.taxonomy, taxonomy.SHIPPED)]
+    return [lists.locate(settings.taxonomy, taxonomy.SHIPPED, "taxonomy")]
 
 
 def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
@@ -96,7 +96,8 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
     if len(set(settings.splits)) < len(settings.splits):
         raise UserError(f"splits={settings.splits}: names a split twice")
     engine = resolve(settings.engine)
-    respondent = open_respondent(inputs["policy"], engine, settings.endpoint, out / FOLDER / "journal.jsonl")
+    journal = out / FOLDER / "journal.jsonl"
+    respondent = open_respondent(inputs["policy"], engine, settings.endpoint, journal, at="policy")
     scorer = open_scorer(inputs["scorer"], engine, store.world_of(dataset.path), label=None, text="answer")
     answers = settings.decoding.samples * (1 + len(_kinds(settings)))
     seen = Seen(settings)

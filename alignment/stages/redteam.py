@@ -94,19 +94,16 @@ class Settings(StrictSettings):
 
 def sources(settings: Settings) -> list[Path]:
     """Taxonomy, templates and sessions."""
-    found = [lists.locate(settings.taxonomy, taxonomy.SHIPPED)]
+    found = [lists.locate(settings.taxonomy, taxonomy.SHIPPED, "taxonomy")]
     if settings.templates not in (None, MINIATURE):
         found.append(_templates_path(settings.templates))
     for name in settings.sessions or []:
-        path = files.typed(name)
-        if not path.is_file():
-            raise UserError(f"sessions={path}: there is no such file")
-        found.append(path)
+        found.append(files.existing(name, "sessions"))
     return found
 
 
 def _templates_path(name: str) -> Path:
-    return lists.locate(name, "") if name.endswith((".yaml", ".yml")) else lists.locate(None, f"{name}.yaml")
+    return lists.named(name, "redteam.yaml", "templates")
 
 
 def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
@@ -265,7 +262,7 @@ def _written(
     from alignment.data import attacks
     from alignment.scoring.opening import open_respondent
 
-    respondent = open_respondent(writer, engine, settings.endpoint, out / WRITER_JOURNAL)
+    respondent = open_respondent(writer, engine, settings.endpoint, out / WRITER_JOURNAL, at="writer")
 
     def asked(some: Sequence[tuple[Cell, int]], suffix: str = "") -> list[str]:
         replies = respondent.reply(

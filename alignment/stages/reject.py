@@ -129,8 +129,8 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
     _check(settings, inputs)
     offered = _offered(settings, inputs["prompts"])
     asked = [one for one in offered if not one.left_out]
-    engine = resolve(settings.engine)
-    respondent = open_respondent(inputs["policy"], engine, settings.endpoint, out / FOLDER / "journal.jsonl")
+    engine, journal = resolve(settings.engine), out / FOLDER / "journal.jsonl"
+    respondent = open_respondent(inputs["policy"], engine, settings.endpoint, journal, at="policy")
     prompts = [one.prompt for one in asked]
     check_room(prompts, respondent, settings.max_new_tokens)
     pool = _pool(settings, inputs)

@@ -113,11 +113,8 @@ def _check_sources(settings: Settings) -> None:
 
 def sources(settings: Settings) -> list[Path]:
     """The files of annotations."""
-    paths = [files.typed(name) for name in settings.annotations or []]
-    for path in paths:
-        if not path.is_file():
-            raise UserError(f"annotations={path}: there is no such file", remedy="`stage=annotate` writes one.")
-    return paths
+    remedy = "`stage=annotate` writes one."
+    return [files.existing(name, "annotations", remedy) for name in settings.annotations or []]
 
 
 class Source(NamedTuple):
@@ -252,7 +249,7 @@ def _open(settings: Settings, inputs: Mapping[str, Artifact], engine: Engine, so
         from alignment.scoring.llm_judge import LlmJudge
 
         journal = out / parts.FOLDER / "journal.jsonl"
-        respondent = opening.open_respondent(judge, engine, settings.endpoint, journal)
+        respondent = opening.open_respondent(judge, engine, settings.endpoint, journal, at="judge")
         return hearing.BothOrders(LlmJudge(respondent, settings.rubric, settings.aspect))
     return hearing.Single(_by_score(settings, judge, engine, source.world))
 

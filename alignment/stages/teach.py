@@ -93,7 +93,7 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
     name = artifact.step or artifact.path.name
     spent = {}
     if settings.answers == "draw":
-        teacher = open_respondent(artifact, engine, settings.endpoint, out / JOURNAL)
+        teacher = open_respondent(artifact, engine, settings.endpoint, out / JOURNAL, at="teacher")
         name = teacher.name
         metrics = _write_answers(settings, inputs["prompts"], rows, teacher, out)
         if isinstance(teacher, Endpoint):

@@ -27,10 +27,7 @@ def sources(settings: Settings) -> list[Path]:
     """The file to extend."""
     if settings.extend is None:
         return []
-    path = files.typed(settings.extend)
-    if not path.is_file():
-        raise UserError(f"extend={settings.extend}: there is no such file", remedy="Name a .model or .spm file.")
-    return [path]
+    return [files.existing(settings.extend, "extend", "Name a .model or .spm file.")]
 
 
 def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:

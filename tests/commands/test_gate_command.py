@@ -104,7 +104,7 @@ def test_the_verdict_is_written_for_machines(store: Path, tmp_path: Path, capsys
         (("best=ppo",), "ppo would be compared with itself"),
         (("rules=[gold is fine]",), "'gold is fine' is no rule"),
         (("rules=mine.yaml",), "mine.yaml: there is no such file"),
-        (("imports=[elsewhere.csv]",), "elsewhere.csv: No such file"),
+        (("imports=[elsewhere.csv]",), "imports=elsewhere.csv: there is no such file"),
         (("evaluations=[latest:sft]",), "a evaluation is needed here"),
         (("launcher=slurm",), "runs where it is typed"),
     ],

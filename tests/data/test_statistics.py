@@ -14,7 +14,7 @@ from alignment.data import lists, statistics
 from alignment.data.statistics import Histogram, ScoreHistogram, Statistics, Terms, load_terms, words
 from alignment.errors import DataError, UserError
 
-LIST = lists.locate(None, "demographics.yaml")
+LIST = lists.locate(None, "demographics.yaml", "terms")
 TERMS = Terms(
     pronouns={"she": ["she", "her"], "they": ["they"]},
     axes={"religion": ["Jewish", "buddhist"], "origin": ["Native American", "asian", "native speaker"]},

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stage_runs import STAGES, outcome, prepare
+from stage_runs import STAGES, outcome, own, prepare
 
 from alignment.artifacts import RECORD, load, scaffolds
 from alignment.training.tracking import read_metrics
@@ -230,7 +230,7 @@ def same(store: Path, plain: Undisturbed) -> None:
 
 def rows(store: Path) -> list[str]:
     """The rows of metrics of what lies in a store, without times."""
-    (folder,) = (path.parent for path in (store / "solo").glob(f"*/{RECORD}"))
+    folder = own(store)
     found = []
     for row in read_metrics(folder / "metrics.jsonl"):
         found.append(json.dumps({name: value for name, value in row.items() if not name.startswith(TIMED)}))

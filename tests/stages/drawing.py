@@ -103,7 +103,7 @@ def let_chat(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def let_speak(monkeypatch: pytest.MonkeyPatch, speaker: Speaker, judge: Judge | None = None) -> None:
     """Have the stages ask ``speaker`` and ``judge``, whatever the references name."""
-    monkeypatch.setattr(opening, "open_respondent", lambda *_: speaker)
+    monkeypatch.setattr(opening, "open_respondent", lambda *_, **__: speaker)
     let_chat(monkeypatch)
     if judge is not None:
         monkeypatch.setattr(opening, "open_scorer", lambda *_, **__: judge)

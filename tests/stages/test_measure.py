@@ -268,7 +268,7 @@ def test_a_model_is_asked_in_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
             return [opinions[key] for key in keys]
 
     monkeypatch.setattr(llm_judge, "LlmJudge", Fake)
-    monkeypatch.setattr(opening, "open_respondent", lambda *_: "speaker")
+    monkeypatch.setattr(opening, "open_respondent", lambda *_, **__: "speaker")
     out = tmp_path / "out"
     changes: dict[str, Any] = {"models": [artifacts.named("endpoint", "big")], "data": [dataset(tmp_path / "d", rows)]}
     measured(monkeypatch, out, {}, aspect="safety", rubric="Be strict.", **changes)

@@ -441,8 +441,9 @@ def test_settings_that_contradict_each_other_are_refused(change: dict[str, Any],
 def test_what_is_missing_is_named(attacked: Redteam, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"gone\.csv: there is no such file"):
         redteam.sources(redteam.Settings.parse(values(sessions=[str(tmp_path / "gone.csv")])))
-    with pytest.raises(UserError, match="there is no such file"):
+    with pytest.raises(UserError, match="templates=no_such_list: no such list comes with the program") as error:
         redteam.sources(redteam.Settings.parse(values(templates="no_such_list")))
+    assert error.value.remedy == "Known: redteam."
     with pytest.raises(UserError, match="categories=crime: the taxonomy has none"):
         attacked(templates="redteam", categories=["crime"])
     with pytest.raises(UserError, match="there is nothing to try"):

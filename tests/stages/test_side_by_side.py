@@ -356,7 +356,7 @@ def test_gold_itself_is_not_compared_with_gold(monkeypatch: pytest.MonkeyPatch, 
     world = World(0, 40)
     rows = [Prompt(messages(("user", world.draw("unsafe", random.Random(1)))), "u")]
     prompts = drawing.dataset(tmp_path / "prompts", "prompts", {"test": rows}, miniature=True)
-    monkeypatch.setattr(opening, "open_respondent", lambda *_: Speaker(lambda _, key: f"I cannot. {key}"))
+    monkeypatch.setattr(opening, "open_respondent", lambda *_, **__: Speaker(lambda _, key: f"I cannot. {key}"))
     drawing.let_chat(monkeypatch)
     inputs = {
         "models.0": CANDIDATE,
@@ -531,7 +531,7 @@ def test_models_and_judges_without_a_chat_format_are_refused(
     monkeypatch: pytest.MonkeyPatch, prompts: Artifact, tmp_path: Path, who: str
 ) -> None:
     speaker = Speaker(answer)
-    monkeypatch.setattr(opening, "open_respondent", lambda *_: speaker)
+    monkeypatch.setattr(opening, "open_respondent", lambda *_, **__: speaker)
     inputs = {"models.0": CANDIDATE, "models.1": BASELINE, "prompts": prompts, "judge": CANDIDATE}
     for name, artifact in inputs.items():
         if name != "prompts":
@@ -559,7 +559,7 @@ def test_the_truth_of_rows_from_elsewhere_is_refused_before_anything_is_drawn(
     monkeypatch: pytest.MonkeyPatch, prompts: Artifact, tmp_path: Path
 ) -> None:
     speaker = Speaker(answer)
-    monkeypatch.setattr(opening, "open_respondent", lambda *_: speaker)
+    monkeypatch.setattr(opening, "open_respondent", lambda *_, **__: speaker)
     drawing.let_chat(monkeypatch)
     inputs = {
         "models.0": CANDIDATE,

@@ -1,19 +1,19 @@
 """Models by capability (knowledge, reading, maths …), each the mean over what measures it (Llama 2, table 3).
 
-What measures a capability is a suite, by its first measure, or a label of one of its groups: ``arc``,
-``miniature_choices/skill/sum``. A capability that nothing here measures, such as code, which wants a sandbox, stands in
-the table with a dash.
+What measures a capability is a suite, by its first measure, another measure of it, or a label of one of its groups:
+``arc``, ``imports/pass@1``, ``miniature_choices/skill/sum``. What was measured elsewhere is such a suite
+(``evals/elsewhere.py``). A capability that nothing measures stands in the table with a dash.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from alignment.errors import UserError, nearest
-from alignment.evals.intervals import Interval
-from alignment.evals.suites.kept import Told, interval_of
+from alignment.evals import elsewhere
+from alignment.evals.intervals import Interval, mean_of
+from alignment.evals.suites.kept import Told, interval_of, told_of
 
 Capabilities = Mapping[str, Sequence[str]]
 
@@ -23,11 +23,13 @@ def check(capabilities: Capabilities, suites: Sequence[str]) -> None:
     for name, of in capabilities.items():
         for one in of:
             suite, *rest = one.split("/")
-            if suite not in suites or len(rest) not in (0, 2):
+            # What others call a measure may have strokes in it.
+            if suite not in suites or (len(rest) > 2 and suite != elsewhere.NAME):
                 raise UserError(
                     f"capabilities.{name}: {one} is none of the suites",
                     cause=f"Asked for are {', '.join(suites) or 'none'}.",
-                    remedy=f"Name one of them, or <suite>/<group>/<label>. {nearest(suite, [*suites])}",
+                    remedy="Name one of them, <suite>/<measure> or <suite>/<group>/<label>. "
+                    + nearest(suite, [*suites]),
                 )
 
 
@@ -42,25 +44,13 @@ def told(capabilities: Capabilities, suites: Mapping[str, Told]) -> Told:
         less = [_differences(one, suites) for one in of]
         found[name] = {
             "of": [*of],
-            "models": {model: mean([one[model] for one in values])._asdict() for model in _common(values)},
+            "models": {model: told_of(mean_of([one[model] for one in values])) for model in _common(values)},
             "differences": {
-                model: mean([interval_of(one[model]) for one in less])._asdict() | {"from": less[0][model]["from"]}
+                model: told_of(mean_of([interval_of(one[model]) for one in less])) | {"from": less[0][model]["from"]}
                 for model in _common(less)
             },
         }
     return found
-
-
-def mean(intervals: Sequence[Interval]) -> Interval:
-    """The mean of independent estimates, and its bounds from theirs (Zou & Donner 2008, MOVER).
-
-    What is measured on the same questions is not independent, and the bounds are then too narrow.
-    """
-    count = len(intervals)
-    middle = sum(one.estimate for one in intervals) / count
-    below = math.hypot(*(one.estimate - one.low for one in intervals)) / count
-    above = math.hypot(*(one.high - one.estimate for one in intervals)) / count
-    return Interval(middle, middle - below, middle + above)
 
 
 def _common(values: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -69,38 +59,39 @@ def _common(values: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _values(said: str, suites: Mapping[str, Told]) -> dict[str, Interval]:
-    """By model or arm: the first measure of a suite, or of one of its groups' labels."""
-    suite, place = _found(said, suites)
+    """By model or arm: a measure of a suite, or of one of its groups' labels."""
+    suite, measure, place = _found(said, suites)
     measures = suite.get("arms") or suite["models"]
     if place is not None:
         group, label = place
         measures = suite["groups"][group][label]
-    first = suite["declared"][0]["name"]
-    return {model: interval_of(one[first]) for model, one in measures.items() if first in one}
+    return {model: interval_of(one[measure]) for model, one in measures.items() if measure in one}
 
 
 def _differences(said: str, suites: Mapping[str, Told]) -> dict[str, dict[str, Any]]:
-    suite, place = _found(said, suites)
-    first, found = suite["declared"][0]["name"], {}
+    suite, measure, place = _found(said, suites)
+    found = {}
     for model, one in suite["differences"].items():
         measures = one["measures"] if place is None else one["groups"].get(place[0], {}).get(place[1], {})
-        if first in measures:
-            found[model] = {**measures[first], "from": one["from"]}
+        if measure in measures:
+            found[model] = {**measures[measure], "from": one["from"]}
     return found
 
 
-def _found(said: str, suites: Mapping[str, Told]) -> tuple[Told, tuple[str, str] | None]:
-    name, *rest = said.split("/")
+def _found(said: str, suites: Mapping[str, Told]) -> tuple[Told, str, tuple[str, str] | None]:
+    """The suite, the measure, and the group and label. Raises :class:`UserError` for what the suite does not have."""
+    name, _, rest = said.partition("/")
     suite = suites[name]
-    if not rest:
-        return suite, None
-    group, label = rest
-    labels = suite["groups"].get(group, {})
-    if label not in labels:
-        there = [f"{name}/{group}/{label}" for group, labels in suite["groups"].items() for label in labels]
+    measures = [one["name"] for one in suite["declared"]]
+    if not rest or rest in measures:
+        return suite, rest or measures[0], None
+    group, _, label = rest.partition("/")
+    if label not in suite["groups"].get(group, {}):
+        there = [f"{name}/{one}" for one in measures]
+        there += [f"{name}/{group}/{label}" for group, labels in suite["groups"].items() for label in labels]
         raise UserError(
             f"capabilities: {said} is not told by the suite {name}",
-            cause=f"It tells {', '.join(there[:20]) or 'no groups'}.",
+            cause=f"It tells {', '.join(there[:20])}.",
             remedy=nearest(said, there),
         )
-    return suite, (group, label)
+    return suite, measures[0], (group, label)

@@ -7,6 +7,7 @@ apply), and ``shown``, JSON for people. Axes: P examples, K columns.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -267,9 +268,16 @@ def _in_order(kept: Kept, like: Kept) -> Kept:
     return Kept(kept.measures, like.ids, take(kept.units), values, groups)
 
 
-def interval_of(one: Mapping[str, float]) -> Interval:
-    """An interval as results tell it."""
-    return Interval(*(one[name] for name in Interval._fields))
+def interval_of(one: Mapping[str, Any]) -> Interval:
+    """An interval as results tell it: bounds that nobody knows are null there."""
+    low, high = (-math.inf, math.inf) if one["low"] is None else (one["low"], one["high"])
+    return Interval(one["estimate"], low, high)
+
+
+def told_of(interval: Interval) -> dict[str, Any]:
+    """The other way round."""
+    low, high = (None if math.isinf(bound) else bound for bound in interval[1:])
+    return {"estimate": interval.estimate, "low": low, "high": high}
 
 
 def shown(folder: Path) -> Iterator[dict[str, Any]]:

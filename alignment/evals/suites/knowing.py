@@ -67,7 +67,7 @@ class Phrases(Settings):
 
 def path_of(hedges: str | None) -> Path | None:
     """The file that holds the phrases; None for the miniature, which knows its own."""
-    return None if hedges == MINIATURE else lists.locate(hedges, SHIPPED)
+    return None if hedges == MINIATURE else lists.locate(hedges, SHIPPED, "suite.hedges")
 
 
 def phrases_of(path: Path) -> Phrases:

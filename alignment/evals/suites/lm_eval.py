@@ -46,7 +46,10 @@ def sources(settings: Settings) -> list[Path]:
         return []
     folder = typed(settings.include)
     if not folder.is_dir():
-        raise UserError(f"suite.include={settings.include}: there is no such folder")
+        raise UserError(
+            f"suite.include={settings.include}: there is no such folder",
+            remedy="Name the folder that holds the YAML of your tasks, or suite.include=null for the harness's own.",
+        )
     return sorted(path for path in folder.rglob("*") if path.is_file() and path.parent.name != "__pycache__")
 
 

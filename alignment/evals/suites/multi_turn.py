@@ -220,7 +220,7 @@ def _ratings(
     if not speaks(inputs["judge"]):
         dialogues = [(*answers[turn.key].turns, Message("assistant", answers[turn.key].reply.text)) for turn in turns]
         return [Rating(value, None) for value in _scored(dialogues, settings, inputs, subject)]
-    respondent = subject.judge(inputs["judge"])
+    respondent = subject.judge(inputs["judge"], "suite.judge")
     raters = {task: LlmRater(respondent, form_of(rubric)) for task, rubric in rubrics.items()}
 
     def rate(some: Sequence[Turn]) -> list[dict[str, Any]]:

@@ -99,7 +99,7 @@ def _model(settings: Settings, judge: Artifact, subject: Subject) -> tuple[str, 
             f"suite.judge={judge.step}: gives scores, and three classes are wanted",
             remedy="Name a policy or endpoint:<model>, or suite.judge=null suite.phrases=refusals.",
         )
-    rater = LlmRater(subject.judge(judge), REFUSAL, settings.rubric)
+    rater = LlmRater(subject.judge(judge, "suite.judge"), REFUSAL, settings.rubric)
 
     def work(some: Sequence[Answered]) -> Rows:
         told = rater.judge([one.prompt for one in some], [one.answer for one in some], [one.id for one in some])

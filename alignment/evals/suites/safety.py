@@ -74,14 +74,8 @@ class Settings(Suite):
 
 def sources(settings: Settings) -> list[Path]:
     """The sheets that people filled in."""
-    paths = [files.typed(name) for name in settings.labels or []]
-    for path in paths:
-        if not path.is_file():
-            raise UserError(
-                f"suite.labels={path}: there is no such file",
-                remedy=f"An examination with another judge writes {SHEET} for people to fill in.",
-            )
-    return paths
+    remedy = f"An examination with another judge writes {SHEET} for people to fill in."
+    return [files.existing(name, "suite.labels", remedy) for name in settings.labels or []]
 
 
 def examine(settings: Settings, inputs: Mapping[str, Artifact], subject: Subject) -> Examined:

@@ -60,7 +60,7 @@ class Dialogue:
 
 def path_of(instructions: str | None) -> Path | None:
     """The file that holds the instructions; None for those of the miniature world."""
-    return None if instructions == ghost.MINIATURE else lists.locate(instructions, SHIPPED)
+    return None if instructions == ghost.MINIATURE else lists.locate(instructions, SHIPPED, "suite.instructions")
 
 
 def source_of(instructions: str | None) -> Source:

@@ -86,11 +86,11 @@ class Subject:
         name = self.artifact.step or self.artifact.path.name
         return ModelRespondent(name, self.policy.model, self.policy.tokenizer)
 
-    def judge(self, artifact: Artifact) -> Respondent:
-        """Another model, here or behind a server, that says in words what it thinks of answers."""
+    def judge(self, artifact: Artifact, at: str) -> Respondent:
+        """Another model, here or behind a server, that says in words what it thinks of answers; ``at`` names it."""
         from alignment.scoring.opening import open_respondent
 
-        return open_respondent(artifact, self.engine, self._endpoint, self.out / JUDGED)
+        return open_respondent(artifact, self.engine, self._endpoint, self.out / JUDGED, at=at)
 
     def need_here(self) -> None:
         """Raise :class:`UserError` for a model behind a server, of which the suite needs more than answers."""

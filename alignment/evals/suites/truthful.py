@@ -155,7 +155,8 @@ def _judged(
     ):
         judge = judges[name]
         if judge.fingerprint not in opened:
-            opened = {judge.fingerprint: subject.judge(judge)}  # one model at a time is in memory
+            # One model at a time is in memory.
+            opened = {judge.fingerprint: subject.judge(judge, f"suite.{name}.by")}
         asked = [place for place, one in enumerate(answers) if one.answer.strip()]
         found = _asked(opened[judge.fingerprint], form, judging.rubric, subject, [answers[n] for n in asked], known)
         verdicts.need_some(found, judge.step)

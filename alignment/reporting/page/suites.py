@@ -154,10 +154,15 @@ def _shares(where: str, suite: Suite, hues: Hues) -> Panel:
     names = [one["name"] for one in suite["declared"]]
     shares = [name for name in names if all(0 <= one[name]["estimate"] <= 1 for one in models.values() if name in one)]
     traces = [
-        trace(model, shares, [found.get(name) for name in shares], hues.look(model), mode="markers")
+        trace(model, shares, [_with_bounds(found.get(name)) for name in shares], hues.look(model), mode="markers")
         for model, found in models.items()
     ]
     return Panel(where, "", traces if shares else [], named=True)
+
+
+def _with_bounds(one: Mapping[str, Any] | None) -> Any:
+    """As a plot takes it: an interval, or a number alone where nobody knows its bounds."""
+    return one["estimate"] if one is not None and one["low"] is None else one
 
 
 def _by_size(one: Found) -> Iterator[Panel]:
@@ -183,10 +188,12 @@ def _by_size(one: Found) -> Iterator[Panel]:
     yield Panel(f"{one.where}: known by heart by size", "parameters", traces)
 
 
-def _cell(one: Mapping[str, float] | None, sign: str = "") -> str:
+def _cell(one: Mapping[str, Any] | None, sign: str = "") -> str:
     if one is None:
         return "–"
     told = number(one["estimate"]) if not sign else f"{one['estimate']:+.3f}"
+    if one["low"] is None:
+        return told
     return f"{told} ({number(one['low'], one['estimate'])} … {number(one['high'], one['estimate'])})"
 
 

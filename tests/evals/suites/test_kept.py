@@ -269,7 +269,7 @@ def test_an_interval_of_a_difference_covers_it_however_rare_the_examples_that_di
 @pytest.mark.parametrize("seeds", [2, 3])
 @pytest.mark.parametrize("share", [0.005, 0.01, 0.02, 0.04])
 def test_an_interval_of_an_arm_covers_its_share_at_least_nominally(seeds: int, share: float) -> None:
-    """Of 100 prompts, of which half are hopeless for every seed; the bootstrap's covers 62 % at 0.005 with two seeds."""
+    """Of 100 prompts, of which half are hopeless for every seed; the bootstrap's covers 62 % at 0.005 with two."""
     rng, inside, worlds = np.random.default_rng(seeds), 0, 300
     for _ in range(worlds):
         chance = np.where(rng.random(100) < 0.5, 0, 2 * share)

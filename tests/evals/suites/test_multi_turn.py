@@ -70,7 +70,7 @@ def examine(monkeypatch: pytest.MonkeyPatch, data: Artifact, tmp_path: Path) -> 
 
     def run(speaker: drawing.Speaker, judge: Judge, out: str = "out", **changes: Any) -> list[dict[str, Any]]:
         monkeypatch.setattr(subject.Subject, "respondent", speaker)
-        monkeypatch.setattr(subject.Subject, "judge", lambda self, artifact: judge)
+        monkeypatch.setattr(subject.Subject, "judge", lambda self, artifact, at: judge)
         values = {"dialogues": "run:d", "judge": "endpoint:j", "rubrics": RUBRICS} | changes
         inputs = {"dialogues": data, "judge": named("endpoint", "j")}
         found = support.examined(support.settings("mt_bench_101", **values), inputs, drawing.POLICY, tmp_path / out)
@@ -253,7 +253,7 @@ def test_dialogues_that_were_trained_on_and_prompts_are_refused(
 ) -> None:
     from dataclasses import replace
 
-    monkeypatch.setattr(opening, "open_respondent", lambda *_: drawing.Speaker(echo))
+    monkeypatch.setattr(opening, "open_respondent", lambda *_, **__: drawing.Speaker(echo))
     said = support.settings("miniature_multi_turn", dialogues="run:d", tasks=None)
     model = replace(drawing.POLICY, path=tmp_path)
     seen.write(tmp_path, [prompt_key(DIALOGUES[1].messages)], [])
@@ -280,7 +280,7 @@ def test_the_real_dialogues_have_a_rubric_each_and_as_many_turns_as_published(
     assert sum(len(turns_of(one)) for one in dialogues) in range(4200, 4209)  # type: ignore[arg-type]
     speaker, judge = drawing.Speaker(echo), Judge(lambda answer, key: rating(7))
     monkeypatch.setattr(subject.Subject, "respondent", speaker)
-    monkeypatch.setattr(subject.Subject, "judge", lambda self, artifact: judge)
+    monkeypatch.setattr(subject.Subject, "judge", lambda self, artifact, at: judge)
     said = support.settings("mt_bench_101", dialogues="run:d")
     inputs = {"dialogues": real, "judge": named("endpoint", "j")}
     told = support.estimates(support.examined(said, inputs, drawing.POLICY, tmp_path / "out"), tmp_path / "out")

@@ -187,7 +187,7 @@ def test_a_list_of_phrases_of_ones_own(tmp_path: Path) -> None:
         refusing.load(own)
     with pytest.raises(UserError, match=r"gone\.yaml: there is no such file"):
         refusing.path_of(str(tmp_path / "gone.yaml"))
-    with pytest.raises(UserError, match="there is no such file"):
+    with pytest.raises(UserError, match=r"suite\.phrases=no_such_list: no such list comes with the program"):
         refusing.path_of("no_such_list")
 
 

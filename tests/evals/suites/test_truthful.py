@@ -62,7 +62,7 @@ def examine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Examine:
         monkeypatch.setattr(
             subject.Subject, "respondent", drawing.Speaker(lambda turns, key: said(turns[-1].content[8:-1]))
         )
-        monkeypatch.setattr(subject.Subject, "judge", lambda self, artifact: judge)
+        monkeypatch.setattr(subject.Subject, "judge", lambda self, artifact, at: judge)
         inputs = {"prompts": changes.pop("data", data)}
         inputs |= {f"{name}.by": named("endpoint", "j") for name in ("truthful", "informative")}
         settings = support.settings("truthfulqa_informative", prompts="run:q", **changes)
@@ -174,7 +174,7 @@ def test_one_model_that_judges_twice_is_opened_once(
     judge = Judge(by_words)
     examine(SAID.__getitem__, judge)
 
-    def open_judge(self: Any, artifact: Artifact) -> Judge:
+    def open_judge(self: Any, artifact: Artifact, at: str) -> Judge:
         opened.append(artifact.step)
         return judge
 
