@@ -190,6 +190,17 @@ def test_topics_become_tags() -> None:
             read("topics", bad, "prompts")
 
 
+def test_beginnings_are_a_column_or_the_lines_of_a_file() -> None:
+    lines = "- a\\n- b\\n-\n\n- c\\n-\n"
+    published = read("beginnings", lines, "prompts", tags=["hate", "asian"]).candidates
+    assert [one.row.messages[0].content for one in published] == ["- a\n- b\n-", "- c\n-"]
+    assert {one.row.tags for one in published} == {("hate", "asian")}
+    hub = read("beginnings", {"prompt": "- a\\n- b\\n-"}, "prompts", tags=["hate", "asian"]).candidates
+    assert hub == published[:1]
+    with pytest.raises(DataError, match="a text is wanted, not list"):
+        read("beginnings", {"prompt": ["- a"]}, "prompts")
+
+
 def test_bold_says_domain_group_and_whom_a_text_is_about() -> None:
     texts = ["Ann is an ", "Ann has "]
     published = read("bold", {"actresses": {"Ann": texts}, "actors": {"Tom": ["Tom is "]}}, "prompts", domain="gender")

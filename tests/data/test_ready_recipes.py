@@ -256,6 +256,14 @@ def bold(folder: Path) -> None:
     lines(folder / "train.jsonl", [row | {"wikipedia": [f"{text}…" for text in begun]}])
 
 
+def toxigen(folder: Path) -> None:
+    splits = [source["hub"]["split"] for source in recipes.read_yaml(RECIPES / "toxigen.yaml")["sources"]]
+    card(folder, {"prompts": {split: [f"prompts/{split}-*"] for split in splits}})
+    for split in splits:
+        begun = [{"prompt": f"- one of {split}\\n- another of {split}\\n-"}]
+        parquet(folder / "prompts" / f"{split}-00000-of-00001.parquet", begun)
+
+
 LAYOUTS: dict[str, Callable[[Path], None]] = {
     "hh_rlhf_harmless": hh_rlhf,
     "hh_rlhf_helpful": hh_rlhf,
@@ -278,6 +286,7 @@ LAYOUTS: dict[str, Callable[[Path], None]] = {
     "nq_open": nq_open,
     "truthfulqa_questions": truthfulqa_questions,
     "bold": bold,
+    "toxigen": toxigen,
 }
 LAYOUTS |= choice_layouts.LAYOUTS
 
@@ -292,10 +301,14 @@ UNIONS = {
 def local(name: str, folder: Path, layouts: Sequence[str], **changes: Any) -> dict[str, Any]:
     """The values of a ready recipe whose repositories are local copies of their layout; all rows are for training."""
     values = recipes.read_yaml(RECIPES / f"{name}.yaml")
+    repositories = [source["hub"]["repository"] for source in values["sources"]]
+    for layout in layouts:
+        (repository := folder / layout).mkdir(parents=True)
+        LAYOUTS[layout](repository)
+    if len(set(repositories)) == 1:
+        layouts = [*layouts] * len(repositories)
     for source, layout in zip(values["sources"], layouts, strict=True):
         repository = folder / layout
-        repository.mkdir(parents=True)
-        LAYOUTS[layout](repository)
         source["hub"]["repository"] = str(repository)
         source |= {"expected_rows": None} | changes
     return values | {"splits": {"train": 1.0, "valid": 0.0, "test": 0.0}, "max_dropped": 0.5}
@@ -331,11 +344,11 @@ def test_a_union_reads_each_source_as_its_own_recipe_does(name: str) -> None:
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_a_ready_recipe_says_where_it_reads_and_under_which_licence(name: str) -> None:
     recipe = recipes.load(RECIPES / f"{name}.yaml")
-    (source,) = recipe.sources
-    assert source.hub is not None
-    assert source.hub.repository.count("/") == 1
-    assert source.hub.revision
-    assert source.name == name or name.startswith(source.name)
+    for source in recipe.sources:
+        assert source.hub is not None
+        assert source.hub.repository.count("/") == 1
+        assert source.hub.revision
+        assert source.name == name or name.startswith(source.name) or source.name in source.hub.split
 
 
 @pytest.mark.parametrize(
@@ -499,6 +512,14 @@ def test_bold_is_begun_texts_with_domain_and_group(made: Callable[..., list[Prom
     rows = made("bold")
     assert [row.messages[0].content for row in rows] == ["Ann is an actress who", "Ann was born in"]
     assert {row.tags for row in rows} == {("gender", "American_actresses", "Ann")}
+
+
+def test_toxigens_prompts_are_lists_to_go_on_with_by_label_and_group(made: Callable[..., list[Prompt]]) -> None:
+    rows = made("toxigen")
+    assert len(rows) == 26
+    assert rows[0].messages[0].content == "- one of hate_asian_1k\n- another of hate_asian_1k\n-"
+    assert {len(row.tags) for row in rows} == {2}
+    assert len({row.tags[1] for row in rows}) == 13
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from alignment.artifacts import Artifact
+from alignment.chat import template
 from alignment.chat.types import Messages
 from alignment.data import store
 from alignment.data.rows import Kind, Row, Split
@@ -98,7 +99,7 @@ class Judge:
 
 def let_chat(monkeypatch: pytest.MonkeyPatch) -> None:
     """Models of tests lie nowhere, and none has the file that says how a chat is written."""
-    monkeypatch.setattr(opening, "need_chat", lambda *_, **__: None)
+    monkeypatch.setattr(template, "has_chat_template", lambda folder: True)
 
 
 def let_speak(monkeypatch: pytest.MonkeyPatch, speaker: Speaker, judge: Judge | None = None) -> None:

@@ -70,6 +70,7 @@ FORMATS: dict[str, Format] = {
     "oasst_trees": Format(dialogues.read_oasst_trees, {"conversations": (), "prompts": ()}, dialogues.TreeOptions),
     "plain": Format(questions.read_plain, {"prompts": ()}, NoOptions),
     "topics": Format(questions.read_topics, {"prompts": ()}, NoOptions),
+    "beginnings": Format(questions.read_beginnings, {"prompts": ()}, multiple_choice.Tagged, {"prompts": ("prompt",)}),
     "bold": Format(questions.read_bold, {"prompts": ()}, questions.BoldOptions),
     "multiple_choice": Format(
         multiple_choice.read_multiple_choice,

@@ -59,6 +59,16 @@ def _leaves(raw: Raw, value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[
         )
 
 
+def read_beginnings(raw: Raw, shape: Shape) -> Reading:
+    """Texts to go on from: a column, or a file with one a line, in which ``\\n`` stands for a new line (ToxiGen)."""
+    said = raw.value if isinstance(raw.value, str) else raw.column("prompt")
+    if not isinstance(said, str):
+        raise DataError(raw.where, f"a text is wanted, not {type(said).__name__}")
+    lines = said.splitlines() if isinstance(raw.value, str) else [said]
+    texts = [line.replace("\\n", "\n") for line in lines if line.strip()]
+    return Reading([Candidate(Prompt(messages(("user", text)), "", tuple(shape.options.tags or ()))) for text in texts])
+
+
 def read_bold(raw: Raw, shape: Shape) -> Reading:
     """BOLD's beginnings of sentences (Dhamala et al., arXiv 2101.11718); tags: domain, group, and whom it is about."""
     if shape.options.domain is not None:

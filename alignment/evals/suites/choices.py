@@ -17,10 +17,11 @@ from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from alignment.artifacts import Artifact
-from alignment.errors import UserError
+from alignment.data import lists
+from alignment.errors import UserError, nearest
 from alignment.evals.suites.prompting import Asking, Form, Prompting, Question, Wording, read_answer
 from alignment.evals.suites.subject import Asked, Continued, Subject
 from alignment.evals.suites.suite import Examined, Example, Measure, Suite
@@ -51,11 +52,16 @@ class Settings(Suite):
         "a dataset whose split train has the worked questions; null: that of the questions", kinds=("dataset",)
     )
     seed: int = identity("of the choice of worked questions", ge=0)
-    formats: list[Form] = identity("ways of asking", min_length=1)
+    formats: list[Form] = identity("ways of asking: letters, texts, twelve, or a list of your own", min_length=1)
     wording: Wording = identity("the words around a question")
     groups: list[str] = identity("what the tags of a question tell, in their order, to be told apart; [] for nothing")
     gap: Gap | None = identity("two groups whose accuracies are set against each other; null for none")
     decoding: Decoding | None = identity("how answers are drawn in formats that generate; null where none does")
+
+    @field_validator("formats", mode="before")
+    @classmethod
+    def _named(cls, said: Any) -> Any:
+        return formats_of(said) if isinstance(said, str) else said
 
     @model_validator(mode="after")
     def _fits(self) -> Settings:
@@ -69,6 +75,15 @@ class Settings(Suite):
         if self.gap is not None and self.gap.group not in self.groups:
             raise ValueError(f"gap.group={self.gap.group} is none of groups={self.groups}")
         return self
+
+
+def formats_of(name: str) -> list[Any]:
+    """A set of formats that comes with the program (lists/choice_formats.yaml). Raises ``ValueError`` for none."""
+    sets = lists.read(lists.FOLDER / "choice_formats.yaml")
+    if name not in sets:
+        raise ValueError(f"there is no set of formats {name!r}. {nearest(name, list(sets))}")
+    found: list[Any] = sets[name]
+    return found
 
 
 class Answered(NamedTuple):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from alignment.artifacts import Artifact
-from alignment.chat.types import Prompt
+from alignment.chat.types import Messages, Prompt
 from alignment.data.rows import Split
 from alignment.errors import UserError
 from alignment.evals.suites.subject import Asked, Subject
@@ -46,11 +46,13 @@ def chosen(
     return bearing[:count]
 
 
-def draw(subject: Subject, prompts: Sequence[Prompt], decoding: Decoding) -> tuple[list[Drawn], list[Answered]]:
-    """Answers to every prompt, by prompt and in one line."""
+def draw(
+    subject: Subject, prompts: Sequence[Prompt], decoding: Decoding, before: Messages = ()
+) -> tuple[list[Drawn], list[Answered]]:
+    """Answers to every prompt, by prompt and in one line. Turns ``before`` it are for the model alone."""
     from alignment.data.ratings import Answered
 
-    replies = subject.replies("answers", [Asked(one.id, one.messages) for one in prompts], decoding)
+    replies = subject.replies("answers", [Asked(one.id, (*before, *one.messages)) for one in prompts], decoding)
     drawn: list[Drawn] = []
     answers: list[Answered] = []
     for prompt, samples in zip(prompts, replies, strict=True):

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from alignment import parts
 from alignment.chat.render import prompt_ids
+from alignment.chat.transcript import encoded
 from alignment.chat.types import Message, prompt_key
 from alignment.errors import UserError
-from alignment.evals.suites.prompting import encoded
 from alignment.evals.suites.subject import Continued, Row, Subject
 from alignment.gemma import core
 from alignment.sampling.decoding import Decoding

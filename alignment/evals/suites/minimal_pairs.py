@@ -12,8 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 from alignment.artifacts import Artifact
+from alignment.chat.transcript import encoded
 from alignment.chat.types import Prompt, prompt_key
-from alignment.evals.suites.prompting import encoded, told_of
+from alignment.evals.suites.prompting import told_of
 from alignment.evals.suites.subject import Likelihood, Row, Subject
 from alignment.evals.suites.suite import Examined, Example, Measure, Suite
 from alignment.settings import identity, reference

@@ -17,13 +17,14 @@ from typing import Any, Literal, NamedTuple
 from alignment.artifacts import Artifact
 from alignment.chat.types import Conversation, Message, Messages, row_key
 from alignment.errors import UserError
+from alignment.evals.suites import talking
 from alignment.evals.suites.subject import Asked, Subject
 from alignment.evals.suites.suite import Examined, Example, Measure, Suite
 from alignment.sampling.decoding import Decoding, Reply
 from alignment.scoring.llm_rater import Form, LlmRater
 from alignment.scoring.opening import ClassifierReading, refuse_seen, speaks
 from alignment.settings import Settings as StrictSettings
-from alignment.settings import identity, reference, text
+from alignment.settings import identity, later, reference, text
 
 UNTAGGED = "untagged"
 LEAST, MOST = 1, 10
@@ -62,6 +63,7 @@ class Settings(Suite):
     turns: int = identity("turns of the user that a dialogue has at least", ge=1)
     count: int | None = identity("dialogues at most, the first of the split; null takes all", ge=1)
     history: Literal["golden", "own"] = identity("the earlier answers: the dialogue's, or the model's own")
+    prompting: Literal["chat", "raw", "auto"] | None = later(f"how dialogues are put. {talking.ABOUT}")
     decoding: Decoding = identity("how answers are drawn, one to each turn")
     judge: str = reference("who rates: endpoint:<model>, a policy, a reward model, gold:overall …")
     classifier: ClassifierReading = identity("how a classifier among them is read")
@@ -89,6 +91,7 @@ def examine(settings: Settings, inputs: dict[str, Artifact], subject: Subject) -
     """
     if settings.decoding.samples != 1:
         raise UserError(f"suite.decoding.samples={settings.decoding.samples}: one answer is drawn to each turn")
+    subject = talking.asked(subject, settings.prompting, talking.SPEAKERS)
     rubrics = {one.task: one for one in settings.rubrics}
     dialogues = chosen(inputs["dialogues"], settings)
     spoken = speaks(inputs["judge"])
@@ -102,7 +105,8 @@ def examine(settings: Settings, inputs: dict[str, Artifact], subject: Subject) -
     ratings = _ratings(there, answers, rubrics, settings, inputs, subject)
     by_key = {turn.key: rating for turn, rating in zip(there, ratings, strict=True)}
     measures = (*MEASURES, INVALID) if spoken else MEASURES
-    return Examined(measures, _examples(dialogues, answers, by_key, rubrics), {"dialogues": len(dialogues)})
+    notes = {"dialogues": len(dialogues), "in_a_chat": subject.chats}
+    return Examined(measures, _examples(dialogues, answers, by_key, rubrics), notes)
 
 
 # ── dialogues ────────────────────────────────────────────────────────────────────────────────────

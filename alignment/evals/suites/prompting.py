@@ -18,8 +18,8 @@ from typing import Any, Literal
 from pydantic import model_validator
 
 from alignment.chat.render import prompt_ids
-from alignment.chat.spelling import broken
 from alignment.chat.tokenizers import Tokenizer
+from alignment.chat.transcript import encoded
 from alignment.chat.types import Message, Messages, Prompt, prompt_key
 from alignment.errors import UserError
 from alignment.settings import Settings, identity
@@ -194,11 +194,6 @@ class Asking:
     def _open(self, form: Form, question: Question) -> str:
         asked = f"{self.wording.question}{form.asked(question)}"
         return f"{asked}\n{self.wording.answer}" if self.wording.answer else asked
-
-
-def encoded(text: str, tokenizer: Tokenizer) -> list[int]:
-    """Ids of text in which no control token can be spelled."""
-    return tokenizer.encode(broken(text, tokenizer.control_spellings))
 
 
 def read_answer(said: str, form: Form, question: Question) -> int | None:

@@ -4,8 +4,9 @@ Llama 2 (arXiv 2307.09288, figure 11 and §4.2.3) shows how the whole distributi
 and that a mean hides the tail of unsafe answers: ``low`` counts it.
 
 With ``prompting: raw`` prompts are beginnings of texts, which the model continues outside of any chat, and classifiers
-read what has become of them: BOLD (Dhamala et al., arXiv 2101.11718; Llama 2, tables 46 to 50). ``by`` tells the scores
-of groups of people apart, and how far the furthest of them are from each other (``gaps.py``).
+read what has become of them: BOLD (Dhamala et al., arXiv 2101.11718; Llama 2, tables 46 to 50), ToxiGen (Hartvigsen et
+al., arXiv 2203.09509; table 14). With ``auto`` models that know a chat are asked in it to complete them. ``by`` tells
+the scores of groups of people apart, and how far the furthest of them are from each other (``gaps.py``).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from alignment.artifacts import Artifact
-from alignment.chat.types import Message, Prompt, prompt_key
+from alignment.chat.types import Message, Messages, Prompt, prompt_key
 from alignment.errors import UserError
 from alignment.evals.suites import gaps
 from alignment.evals.suites.subject import Asked, Continued, Subject
@@ -37,10 +38,13 @@ class Settings(Suite):
     scorers: list[str] = reference("who scores: reward models, classifiers, gold:safety …", min_length=1)
     classifier: ClassifierReading = identity("how classifiers among them are read")
     low: float = identity("below this probability a score counts as low", ge=0, le=1)
-    prompting: Literal["raw"] | None = later(
+    prompting: Literal["raw", "auto"] | None = later(
         "raw: prompts are beginnings of texts, which the model continues, and classifiers read both as one text, or "
-        "with classifier.text=answer the continuation alone; null asks in a chat"
+        "with classifier.text=answer the continuation alone; auto: in a chat where the model has a chat format, raw "
+        "where not; null asks in a chat"
     )
+    told: str | None = later("what stands before a prompt in a chat, such as `Complete the following: `; null: nothing")
+    until: str | None = later("what ends a continuation, such as a newline, and is no part of it", min_length=1)
     by: list[str] | None = later(
         "what a prompt's tags tell, in their order, such as [domain,group]: scores are told by each, with the largest "
         "gap between two labels of the last; null tells the first tag, as skill",
@@ -63,18 +67,20 @@ class Settings(Suite):
 
 def examine(settings: Settings, inputs: Mapping[str, Artifact], subject: Subject) -> Examined:
     """Draw answers and score them. Raises :class:`UserError` for a scorer that does not fit."""
-    raw = settings.prompting == "raw"
+    raw = settings.prompting == "raw" or (settings.prompting == "auto" and not subject.chats)
+    if settings.prompting is not None:
+        _need_classifiers(settings, inputs)
     if raw:
         subject.need_here()
-        _need_classifiers(settings, inputs)
     prompts = subject.prompts(inputs["prompts"], settings.split, settings.count)
-    scorers = _scorers(settings, inputs, subject, prompts)
+    scorers = _scorers(settings, inputs, subject, prompts, raw=raw)
     if raw:
-        replies = _continued(prompts, subject, settings.decoding)
+        replies = _continued(settings, prompts, subject)
     else:
-        replies = subject.replies("answers", [Asked(one.id, one.messages) for one in prompts], settings.decoding)
+        asked = [Asked(one.id, _asked(settings, one)) for one in prompts]
+        replies = subject.replies("answers", asked, settings.decoding)
     measures = tuple(_measures(settings, scorers))
-    examples = [*_examples(settings, prompts, replies, scorers)]
+    examples = [*_examples(settings, prompts, replies, scorers, raw=raw)]
     if settings.by is None:
         return Examined(measures, examples)
     outer, inner = (None, *settings.by)[-2:]
@@ -84,7 +90,7 @@ def examine(settings: Settings, inputs: Mapping[str, Artifact], subject: Subject
 
 
 def _scorers(
-    settings: Settings, inputs: Mapping[str, Artifact], subject: Subject, prompts: Sequence[Prompt]
+    settings: Settings, inputs: Mapping[str, Artifact], subject: Subject, prompts: Sequence[Prompt], *, raw: bool
 ) -> dict[str, Scorer]:
     """By the names of their measures."""
     from alignment.data import store
@@ -94,8 +100,8 @@ def _scorers(
     artifacts = _named(settings, inputs)
     world = store.world_of(inputs["prompts"].path)
     reading = settings.classifier
-    # Where there is no chat, the answer is all that there is to read (_read).
-    text = "answer" if settings.prompting == "raw" else reading.text
+    # Where there is no chat, the answer is all that there is to read (_examples).
+    text = "answer" if raw else reading.text
     return {
         name.replace(":", "_"): open_scorer(
             artifact, subject.engine, world, label=reading.label, text=text, prompts=prompts
@@ -109,21 +115,30 @@ def _named(settings: Settings, inputs: Mapping[str, Artifact]) -> list[Artifact]
 
 
 def _need_classifiers(settings: Settings, inputs: Mapping[str, Artifact]) -> None:
-    """Raise :class:`UserError` for what judges answers to questions, where there are none."""
+    """Raise :class:`UserError` for what judges answers to questions, where texts are continued."""
     from alignment.gemma.heads import is_reward
 
     for one in _named(settings, inputs):
         if one.kind != "remote" and (one.kind != "foreign" or is_reward(one.path)):
             raise UserError(
                 f"suite.scorers: {one.step or one.path} judges answers in a chat",
-                cause="With suite.prompting=raw texts are continued, and nobody asks anything.",
+                cause=f"With suite.prompting={settings.prompting} texts are continued, and nobody asks anything.",
                 remedy="Name a classifier of texts, dir:<folder>, hf:<name> or remote:<address>.",
             )
 
 
-def _continued(prompts: Sequence[Prompt], subject: Subject, decoding: Decoding) -> list[list[Reply]]:
+def _asked(settings: Settings, prompt: Prompt) -> Messages:
+    """The turns of a prompt, in a chat."""
+    if settings.told is None:
+        return prompt.messages
+    *before, last = prompt.messages
+    return (*before, Message(last.role, settings.told + last.content))
+
+
+def _continued(settings: Settings, prompts: Sequence[Prompt], subject: Subject) -> list[list[Reply]]:
     """How the model goes on from every prompt, which is one text; a blank that ends it belongs to the next word."""
-    from alignment.evals.suites.prompting import encoded
+    from alignment.chat.transcript import encoded
+    from alignment.sampling.text_respondent import up_to
 
     long = next((one for one in prompts if len(one.messages) > 1), None)
     if long is not None:
@@ -132,7 +147,10 @@ def _continued(prompts: Sequence[Prompt], subject: Subject, decoding: Decoding) 
         )
     tokenizer = subject.policy.tokenizer
     given = [Continued(one.id, [tokenizer.bos_id, *encoded(_begun(one), tokenizer)]) for one in prompts]
-    return subject.continuations("continuations", given, decoding)
+    replies = subject.continuations("continuations", given, settings.decoding)
+    if settings.until is None:
+        return replies
+    return [[up_to(settings.until, one, tokenizer) for one in some] for some in replies]
 
 
 def _begun(prompt: Prompt) -> str:
@@ -141,8 +159,8 @@ def _begun(prompt: Prompt) -> str:
 
 def _measures(settings: Settings, scorers: Mapping[str, Scorer]) -> Iterator[Measure]:
     """Of a reward more is better; of a classifier's label nobody knows where texts are continued."""
-    higher: Better | None = None if settings.prompting == "raw" else "higher"
-    lower: Better | None = None if settings.prompting == "raw" else "lower"
+    higher: Better | None = "higher" if settings.prompting is None else None
+    lower: Better | None = "lower" if settings.prompting is None else None
     for name, scorer in scorers.items():
         yield Measure(name, higher, "the score of an answer, as its scorer reports it")
         if settings.by is not None:
@@ -160,9 +178,12 @@ def _examples(
     prompts: Sequence[Prompt],
     replies: Sequence[Sequence[Reply]],
     scorers: Mapping[str, Scorer],
+    *,
+    raw: bool,
 ) -> Iterator[Example]:
+    whole = raw and settings.classifier.text == "dialogue"
     flat = [
-        (*prompt.messages, Message("assistant", _read(settings, prompt, reply)))
+        (*prompt.messages, Message("assistant", _begun(prompt) * whole + reply.text))
         for prompt, samples in zip(prompts, replies, strict=True)
         for reply in samples
     ]
@@ -185,10 +206,3 @@ def _examples(
             "answers": [reply.text for reply in samples],
         }
         yield Example(prompt.id, prompt_key(prompt.messages), values, groups, shown)
-
-
-def _read(settings: Settings, prompt: Prompt, reply: Reply) -> str:
-    """What scorers are given: the answer, or where a text was continued all of it."""
-    if settings.prompting != "raw" or settings.classifier.text == "answer":
-        return reply.text
-    return _begun(prompt) + reply.text

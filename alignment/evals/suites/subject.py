@@ -19,6 +19,7 @@ from alignment.sampling.decoding import Decoding, Reply, Respondent
 from alignment.sampling.endpoint import EndpointSettings
 
 if TYPE_CHECKING:
+    from alignment.chat.transcript import Transcript
     from alignment.data.rows import Split
     from alignment.training.engine import Engine
     from alignment.training.policies import Policy
@@ -57,14 +58,34 @@ class Likelihood(NamedTuple):
 class Subject:
     """One model under examination. ``out`` is the folder of the artifact that is made."""
 
-    def __init__(self, artifact: Artifact, engine: Engine, endpoint: EndpointSettings, out: Path) -> None:
+    def __init__(
+        self,
+        artifact: Artifact,
+        engine: Engine,
+        endpoint: EndpointSettings,
+        out: Path,
+        transcript: Transcript | None = None,
+    ) -> None:
+        """``transcript`` says how turns are written out for it; null asks in a chat."""
         self.artifact, self.engine, self.out = artifact.need("policy", "endpoint", "foreign"), engine, out
-        self._endpoint = endpoint
+        self._endpoint, self._transcript = endpoint, transcript
+
+    def in_text(self, transcript: Transcript) -> Subject:
+        """The same model, asked outside of any chat. Raises :class:`UserError` for one behind a server."""
+        self.need_here()
+        return Subject(self.artifact, self.engine, self._endpoint, self.out, transcript)
 
     @property
     def served(self) -> bool:
         """Whether it stands behind a server, of which only answers can be had."""
         return self.artifact.kind == "endpoint"
+
+    @property
+    def chats(self) -> bool:
+        """Whether it has a chat format, and is asked in it."""
+        from alignment.chat.template import has_chat_template
+
+        return self._transcript is None and (self.served or has_chat_template(self.artifact.path))
 
     @cached_property
     def policy(self) -> Policy:
@@ -76,14 +97,17 @@ class Subject:
 
     @cached_property
     def respondent(self) -> Respondent:
-        """Who answers in chat format. Raises :class:`UserError` for a model that has none."""
+        """Who answers, in chat format or as text. Raises :class:`UserError` for a model without the former."""
         from alignment.sampling.model_respondent import ModelRespondent
+        from alignment.sampling.text_respondent import TextRespondent
         from alignment.scoring.opening import open_respondent
 
         if self.served:
             return open_respondent(self.artifact, self.engine, self._endpoint, self.out / JOURNAL)
-        self.need_chat()
         name = self.artifact.step or self.artifact.path.name
+        if self._transcript is not None:
+            return TextRespondent(name, self.policy.model, self.policy.tokenizer, self._transcript)
+        self.need_chat()
         return ModelRespondent(name, self.policy.model, self.policy.tokenizer)
 
     def judge(self, artifact: Artifact, at: str) -> Respondent:

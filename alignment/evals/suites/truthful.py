@@ -12,6 +12,7 @@ informative, and only ``truthful`` is told. An answer without text is truthful a
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from alignment.artifacts import Artifact
@@ -20,13 +21,14 @@ from alignment.data.rows import Split
 from alignment.errors import UserError
 from alignment.evals import verdicts
 from alignment.evals.suites import drawn as drawing
+from alignment.evals.suites import talking
 from alignment.evals.suites.drawn import Drawn
 from alignment.evals.suites.prompting import told_of
 from alignment.evals.suites.subject import Subject
 from alignment.evals.suites.suite import Examined, Example, Measure, Suite
 from alignment.sampling.decoding import Decoding, Respondent
 from alignment.settings import Settings as StrictSettings
-from alignment.settings import identity, reference, text
+from alignment.settings import identity, later, reference, text
 
 if TYPE_CHECKING:
     from alignment.data.ratings import Answered
@@ -63,6 +65,8 @@ class Settings(Suite):
     split: Split = identity("its split; no model may have seen its prompts")
     count: int | None = identity("prompts at most, the first of the split; null takes all", ge=1)
     decoding: Decoding = identity("how answers are drawn; of several samples the mean counts")
+    prompting: talking.Prompting | None = later(f"how questions are put. {talking.ABOUT}")
+    worked: talking.Worked | None = later("questions with answers before each; null: none")
     truthful: Judging = identity("who says whether an answer asserts nothing false")
     informative: Judging = identity("who says whether it is of use to whoever asks")
 
@@ -70,6 +74,7 @@ class Settings(Suite):
     def parse(cls, values: Mapping[str, Any], where: str = "suite") -> Settings:
         """Validate, the rules between keys included."""
         settings: Settings = super().parse(values, where)
+        talking.check(settings.prompting, settings.worked, where)
         if (settings.truthful.by is None) != (settings.informative.by is None):
             raise UserError(
                 f"{where}: one of two judges is named",
@@ -95,16 +100,23 @@ class Known(NamedTuple):
         return "For the judge alone.\n" + "\n".join(lists)
 
 
+def sources(settings: Settings) -> list[Path]:
+    """The file of worked questions."""
+    return talking.sources(settings.worked)
+
+
 def examine(settings: Settings, inputs: Mapping[str, Artifact], subject: Subject) -> Examined:
     """Draw answers and judge them. Raises :class:`UserError` for a judge that does not speak, or says nothing."""
+    subject = talking.asked(subject, settings.prompting, talking.QUESTIONS)
     prompts = subject.prompts(inputs["prompts"], settings.split, settings.count)
     if settings.truthful.by is None:
         return _by_world(settings, inputs["prompts"], prompts, subject)
     judges = _judges(inputs, prompts)
     known = {prompt.id: known_of(prompt) for prompt in prompts}
-    drawn, answers = drawing.draw(subject, prompts, settings.decoding)
+    drawn, answers = drawing.draw(subject, prompts, settings.decoding, talking.before(settings.worked))
     said = _judged(settings, judges, subject, answers, known)
-    return Examined(MEASURES, _examples(drawn, said), {"judges": {name: one.step for name, one in judges.items()}})
+    notes = {"judges": {name: one.step for name, one in judges.items()}, "in_a_chat": subject.chats}
+    return Examined(MEASURES, _examples(drawn, said), notes)
 
 
 def known_of(prompt: Prompt) -> Known:
@@ -209,7 +221,8 @@ def _by_world(settings: Settings, dataset: Artifact, prompts: Sequence[Prompt], 
             f"suite.truthful.by=null: {dataset.step or dataset.path} has no question about the miniature's people",
             remedy="Name two judges, suite.truthful.by=… and suite.informative.by=…; or take more prompts.",
         )
-    drawn, _ = drawing.draw(subject, [one for one in prompts if one.id in asked], settings.decoding)
+    before = talking.before(settings.worked)
+    drawn, _ = drawing.draw(subject, [one for one in prompts if one.id in asked], settings.decoding, before)
 
     def said(one: Drawn) -> Iterator[dict[str, Any]]:
         question = asked[one.prompt.id]
@@ -222,7 +235,7 @@ def _by_world(settings: Settings, dataset: Artifact, prompts: Sequence[Prompt], 
 
     rows = [row for one in drawn for row in said(one)]
     category = {name: question.label for name, question in asked.items()}
-    return Examined(MEASURES, _examples(drawn, rows, category), {"judge": MINIATURE})
+    return Examined(MEASURES, _examples(drawn, rows, category), {"judge": MINIATURE, "in_a_chat": subject.chats})
 
 
 # ── what is told ─────────────────────────────────────────────────────────────────────────────────

@@ -59,6 +59,11 @@ class Judge(drawing.Speaker):
         return found[1]
 
 
+@pytest.fixture(autouse=True)
+def chatting(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawing.let_chat(monkeypatch)
+
+
 @pytest.fixture
 def data(tmp_path: Path) -> Artifact:
     return drawing.dataset(tmp_path / "data", "conversations", {"test": DIALOGUES})

@@ -167,6 +167,64 @@ def test_what_would_be_accepted_and_not_used_is_refused() -> None:
         bold(by=None, least=30)
 
 
+# ── continued by base models, completed by chat models (ToxiGen) ─────────────────────────────────
+
+
+def toxic(monkeypatch: pytest.MonkeyPatch, out: Path, *, base: bool) -> tuple[list[Any], dict[str, Any], Any]:
+    """What a tiny model was given, what came of it, and what its judge read."""
+    rows = [Prompt(messages(("user", "- one\n- two\n-")), f"p{n}", ("hate", "asian")) for n in range(2)]
+    data = drawing.dataset(out.parent / "toxigen", "prompts", {"test": rows})
+    model, asked = support.policy(out.parent / "model"), list[Any]()
+    if base:
+        (model.path / "chat_template.jinja").unlink()
+    said = [" some statement\n- another", " a second\n"]
+
+    def go_on(self: Any, title: str, given: Sequence[Continued], decoding: Decoding) -> list[list[Reply]]:
+        asked.extend(given)
+        return [[Reply(one, 30, False)] for one in said]
+
+    def complete(self: Any, title: str, given: Sequence[subject.Asked], decoding: Decoding) -> list[list[Reply]]:
+        asked.extend(given)
+        return [[Reply(f"No.\n{one.turns[0].content[:8]}", 3, True)] for one in given]
+
+    judge = drawing.Judge(lambda turns: 0.9 if turns[-1].content == " some statement" else 0.1)
+    monkeypatch.setattr(subject.Subject, "continuations", go_on)
+    monkeypatch.setattr(subject.Subject, "replies", complete)
+    monkeypatch.setattr(opening, "open_scorer", lambda *_, **__: judge)
+    settings = support.settings("toxigen_generated", prompts="run:p", scorers=["dir:c"])
+    found = support.examined(settings, {"prompts": data, "scorers.0": foreign_named()}, model, out)
+    return asked, support.estimates(found, out) | {"declared": found.measures}, judge
+
+
+def test_a_base_model_goes_on_with_the_list_until_the_line_ends(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked, found, judge = toxic(monkeypatch, tmp_path / "out", base=True)
+    assert all(isinstance(one, Continued) for one in asked)
+    assert [turns[-1].content for turns in judge.judged] == [" some statement", " a second"]
+    assert found["tone_low"] == 0.5, "one of two is toxic"
+    assert found["finished"] == 1.0, "a line that ended is an end"
+    assert found["tokens"] < 30
+    assert set(found["groups"]["group"]) == {"asian"}
+
+
+def test_a_chat_model_is_asked_to_complete_it_and_its_answer_stays_whole(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked, found, judge = toxic(monkeypatch, tmp_path / "out", base=False)
+    assert [one.turns[-1].content for one in asked] == ["Complete the following: - one\n- two\n-"] * 2
+    assert [turns[-1].content for turns in judge.judged] == ["No.\nComplete"] * 2
+    assert found["tone_low"] == 1.0
+
+
+def test_both_are_declared_alike_so_that_they_can_be_compared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    base, chat = (
+        toxic(monkeypatch, tmp_path / name / "out", base=name == "base")[1]["declared"] for name in ("base", "chat")
+    )
+    assert base == chat
+    assert {one.name: one.better for one in base}["tone_low"] is None, "what a label means nobody knows"
+
+
 # ── gaps ─────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -54,6 +54,11 @@ def by_words(form: str, answer: str) -> str:
     return "yes" if form.lower() in answer.split() else "no"
 
 
+@pytest.fixture(autouse=True)
+def chatting(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawing.let_chat(monkeypatch)
+
+
 @pytest.fixture
 def examine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Examine:
     data = drawing.dataset(tmp_path / "data", "prompts", {"test": QUESTIONS})
