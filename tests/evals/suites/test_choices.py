@@ -27,6 +27,7 @@ from alignment.evals.suites.choices import Answered
 from alignment.evals.suites.prompting import Asking, Form, Question, Wording, read_answer
 from alignment.gemma import core
 from alignment.sampling.decoding import Reply
+from alignment.training import held_out
 
 TEXTS = ("the friend", "the town", "question", "the answer is 3")
 DECODING = {"samples": 1, "temperature": 0.0, "top_p": 1.0, "max_new_tokens": 6, "seed": 0}
@@ -150,6 +151,29 @@ def test_the_same_twice_and_in_other_parts(
 
 
 # ── how it is asked ──────────────────────────────────────────────────────────────────────────────
+
+
+def test_sizes_of_batches_and_the_order_of_questions_change_no_score(
+    monkeypatch: pytest.MonkeyPatch, model: Artifact, inputs: dict[str, Artifact], tmp_path: Path
+) -> None:
+    """The likelihood of an answer by the token, as of a held-out row, is the same within 1e-5."""
+    said = settings(prompting="few_shot", shots=1, formats=[form(scoring="text"), form("none", "", "text_per_token")])
+    wanted = support.rows(support.examined(said, inputs, model, tmp_path / "a"), tmp_path / "a")
+    monkeypatch.setattr(subject.Subject.in_parts, "__defaults__", (2,))
+    monkeypatch.setattr(held_out, "TOKENS_A_BATCH", 100)
+    turned = {"questions": drawing.dataset(tmp_path / "turned", "prompts", {"train": WORKED, "test": ROWS[::-1]})}
+    found = support.rows(support.examined(said, turned, model, tmp_path / "b"), tmp_path / "b")
+    assert [row["id"] for row in found] != [row["id"] for row in wanted]
+    by_id = {row["id"]: row for row in found}
+    tokenizer = tokenizers.load(model.path)
+    scored = [row for row in wanted if "correct" in row]
+    assert len(scored) == 2 * len(ROWS)
+    for other in scored:
+        one = by_id[other["id"]]
+        scores, same = (np.array(json.loads(row["shown"])["scores"]) for row in (one, other))
+        tokens = 1 if "per_token" in other["id"] else max(len(tokenizer.encode(text)) for text in TEXTS)
+        assert scores / tokens == pytest.approx(same / tokens, abs=1e-5, rel=0)
+        assert one["correct"] == other["correct"]
 
 
 def asking(prompting: Any = "raw", shots: int = 1, seed: int = 0) -> Asking:

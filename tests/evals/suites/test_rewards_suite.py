@@ -167,6 +167,24 @@ def test_what_would_be_accepted_and_not_used_is_refused() -> None:
         bold(by=None, least=30)
 
 
+def test_sizes_of_parts_and_the_order_of_prompts_change_no_score(
+    monkeypatch: pytest.MonkeyPatch, data: Artifact, classifier: Artifact, tmp_path: Path
+) -> None:
+    model, found = support.policy(tmp_path / "model"), []
+    turned = drawing.dataset(tmp_path / "turned", "prompts", {"test": begun()[::-1]})
+    drawn = bold(decoding=GREEDY | {"samples": 2, "temperature": 1.0, "max_new_tokens": 12})
+    for name, prompts, size in (("a", data, 256), ("b", turned, 2)):
+        monkeypatch.setattr(subject.Subject.in_parts, "__defaults__", (size,))
+        out = tmp_path / name
+        rows = support.rows(support.examined(drawn, {"prompts": prompts, "scorers.0": classifier}, model, out), out)
+        found.append({row["id"]: row for row in rows if "classifier" in row})
+    first, second = found
+    assert list(first) != list(second)
+    for name, row in first.items():
+        assert json.loads(row["shown"])["answers"] == json.loads(second[name]["shown"])["answers"]
+        assert second[name]["classifier"] == pytest.approx(row["classifier"], abs=1e-5, rel=0)
+
+
 # ── continued by base models, completed by chat models (ToxiGen) ─────────────────────────────────
 
 
