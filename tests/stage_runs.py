@@ -223,8 +223,8 @@ TIMED = {"rl": "plots.html", "report": "report.html"}
 def own(store: Path) -> Path:
     """The folder of what the stage under test made, and not of what other stages made for it."""
     records = {path: json.loads(path.read_text()) for path in (store / "solo").glob(f"*/{RECORD}")}
-    parents = {parent["fingerprint"] for record in records.values() for parent in record["parents"].values()}
-    (path,) = (path for path, record in records.items() if record["fingerprint"] not in parents)
+    parents = {parent["fingerprint"] for record in records.values() for parent in record.get("parents", {}).values()}
+    (path,) = (path for path, record in records.items() if record.get("fingerprint") not in parents)
     return path.parent
 
 

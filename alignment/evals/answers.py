@@ -7,7 +7,7 @@ prompt), ``nll`` summed over the tokens of its answers, in nats, and ``tokens``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from alignment import files
 from alignment.chat.types import Message, Prompt, prompt_key
+from alignment.parts import batches
 from alignment.sampling.decoding import Reply
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from alignment.training.policies import Policy
 
 ANSWERS, HELD_OUT = "answers.parquet", "held_out.parquet"
+ROWS_A_BATCH = 4_096
 ABOUT = ("id", "tags", "prompt", "answer", "tokens", "finished", "logprob")
 
 
@@ -95,11 +97,32 @@ def kl(
 # ── on disk ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def write(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write ``answers.parquet``."""
+def write(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write ``answers.parquet``, some thousand rows in memory at a time; all have the measures of the first."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    writer: pq.ParquetWriter | None = None
+    path = folder / ANSWERS
+    beside = path.with_name(path.name + files.TEMPORARY)
+    try:
+        for some in batches(rows, ROWS_A_BATCH):
+            writer = writer or pq.ParquetWriter(beside, _schema(some[0]), compression="zstd")
+            writer.write_table(pa.Table.from_pylist(some, schema=writer.schema))
+    finally:
+        if writer is not None:
+            writer.close()
+    beside.replace(path)
+
+
+def _schema(row: Mapping[str, Any]) -> pa.Schema:
+    """The columns; what is null of every answer, as ``logprob`` is of a server's, has its kind all the same."""
     import pyarrow as pa
 
-    _write(folder / ANSWERS, pa.Table.from_pylist(list(rows)))
+    turn = pa.struct([("role", pa.string()), ("content", pa.string())])
+    kinds = {"tags": pa.list_(pa.string()), "prompt": pa.list_(turn), "tokens": pa.int64(), "finished": pa.bool_()}
+    texts = dict.fromkeys(("id", "answer"), pa.string())
+    return pa.schema([(name, (kinds | texts).get(name, pa.float64())) for name in row])
 
 
 def write_held_out(folder: Path, rows: Sequence[Conversation], losses: Sequence[Likelihood]) -> None:

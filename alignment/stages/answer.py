@@ -7,7 +7,7 @@ every held-out conversation (``evals/answers.py``).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -121,7 +121,7 @@ def _conversations(settings: Settings, inputs: Mapping[str, Artifact], subject: 
 
 def _answered(
     settings: Settings, inputs: Mapping[str, Artifact], subject: Subject, prompts: Sequence[Prompt]
-) -> list[dict[str, Any]]:
+) -> Iterator[dict[str, Any]]:
     """A row for every answer, drawn and measured in parts that are kept."""
     from alignment.evals import answers
     from alignment.evals.suites.kept import need_finite
@@ -145,7 +145,7 @@ def _answered(
             row |= own
         return rows
 
-    return list(subject.in_parts("answers", prompts, ask))
+    return subject.in_parts("answers", prompts, ask)
 
 
 def _scorers(

@@ -166,7 +166,7 @@ def main() -> int:
     """The campaign's command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=ROOT / ".cache" / "faults", help="stores, logs and results")
-    for name, count in (("kills", 200), ("full", 30), ("bytes", 30), ("shards", 51)):
+    for name, count in (("kills", 200), ("full", 30), ("bytes", 30), ("shards", 54)):
         parser.add_argument(f"--{name}", type=int, default=count)
     parser.add_argument("--workers", type=int, default=2, help="cases at a time")
     parser.add_argument("--seed", type=int, default=0)

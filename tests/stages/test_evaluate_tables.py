@@ -386,6 +386,18 @@ def test_several_answers_stand_in_one_table_by_model(evaluated: Callable[..., Ou
     assert [*rows[0]][:3] == ["model", "id", "tags"]
 
 
+def test_a_model_behind_a_server_stands_beside_one_that_lies_here(tmp_path: Path) -> None:
+    """Of its answers nobody knows the probability."""
+    folders = {}
+    for name, logprob in (("served", None), ("here", -1.5)):
+        (folder := tmp_path / name).mkdir()
+        about = {"id": "p", "tags": ["a"], "prompt": [{"role": "user", "content": "?"}], "answer": "!", "tokens": 1}
+        answers.write(folder, [about | {"finished": True, "logprob": logprob, "gold": 0.5}])
+        folders[name] = folder
+    answers.join(tmp_path / "both.parquet", folders)
+    assert pq.read_table(tmp_path / "both.parquet")["logprob"].to_pylist() == [None, -1.5]
+
+
 def test_a_model_that_is_there_twice_is_told_before_anybody_is_asked() -> None:
     same = {f"models.{place}": drawing.POLICY for place in range(2)}
     with pytest.raises(UserError, match="is there twice"):
