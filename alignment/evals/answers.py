@@ -84,14 +84,22 @@ def scored(
 
 
 def kl(
-    policy: Policy, against: Policy, some: Sequence[Prompt], said: Sequence[Sequence[int]], engine: Engine
+    policy: Policy,
+    against: Policy,
+    some: Sequence[Prompt],
+    said: Sequence[Sequence[int]],
+    engine: Engine,
+    temperature: float,
 ) -> np.ndarray:
-    """KL(policy ‖ against) of every answer's ids, summed over its tokens, in nats (``gemma/divergence.py``)."""
+    """KL(policy ‖ against) of every answer's ids, summed over its tokens, in nats (``gemma/divergence.py``).
+
+    At the temperature at which they were drawn.
+    """
     from alignment.chat.render import prompt_ids
     from alignment.gemma.divergence import sequence_kl
 
     asked = [prompt_ids(prompt.messages, policy.tokenizer) for prompt in some]
-    return sequence_kl(policy.model, against.model, asked, said, engine.device)
+    return sequence_kl(policy.model, against.model, asked, said, engine.device, temperature)
 
 
 # ── on disk ──────────────────────────────────────────────────────────────────────────────────────

@@ -16,6 +16,8 @@ from alignment.evals.intervals import Bootstrap
 Against = Literal["first", "previous"]
 Told = dict[str, Any]
 
+FINISHED = "finished"
+"""The measure that is a share."""
 FEWEST = 10
 """Prompts of a skill below which it is not said to have fallen: a bootstrap of so few values is too sure of itself."""
 
@@ -70,12 +72,13 @@ def differences(
     for name, base in bases.items():
         measures = list(values[name])
         less_PK = np.stack([values[name][measure] - values[base][measure] for measure in measures], axis=1)
-        found = resamples.ratios(less_PK, np.ones_like(less_PK))
+        found = dict(zip(measures, resamples.ratios(less_PK, np.ones_like(less_PK)), strict=True))
+        if finished := found.get(FINISHED):
+            less_P = less_PK[:, measures.index(FINISHED)]
+            found[FINISHED] = resamples.bounded(finished, np.ones(len(less_P), bool), less_P, -1, 1)
         told[name] = {
             "from": base,
-            "measures": {
-                measure: interval._asdict() for measure, interval in zip(measures, found, strict=True) if interval
-            },
+            "measures": {measure: interval._asdict() for measure, interval in found.items() if interval},
         }
     return told
 

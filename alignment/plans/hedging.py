@@ -2,7 +2,7 @@
 
 A careful teacher answers questions of every kind but these (``without``), and these as well (``with``). Students of
 both learn from the same base with as many steps, and are measured on facts, hedging and attribution, and on every
-skill: the first are to rise, and nothing else to fall.
+skill: the first are to rise, and nothing else to fall (docs/experiments.md says what did).
 """
 
 from __future__ import annotations

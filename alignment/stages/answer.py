@@ -39,7 +39,9 @@ class Settings(StrictSettings):
     conversations: str | None = reference("a dataset of conversations for the perplexity of its answers; null skips it")
     rewards: list[str] | None = reference("scorers whose reported score of every answer is kept beside gold, [a,b,…]")
     classifier: ClassifierReading = identity("how classifiers among the rewards are read")
-    reference: str | None = reference("the policy to which the KL is measured; null skips it")
+    reference: str | None = reference(
+        "the policy to which the KL is measured, at the temperature of the answers and with top_p=1; null skips it"
+    )
     split: Literal["valid", "test"] = identity(
         "the split of both datasets; the model may have seen none of its prompts"
     )
@@ -50,6 +52,18 @@ class Settings(StrictSettings):
     seed: int = identity("of the answers", ge=0)
     endpoint: EndpointSettings = execution("how a server is asked, where the model is behind one")
     engine: EngineSettings = execution("where and how it runs")
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], where: str = "settings") -> Settings:
+        """Validate, the rules between keys included."""
+        settings: Settings = super().parse(values, where)
+        if settings.reference is not None and (settings.temperature == 0 or settings.top_p < 1):
+            raise UserError(
+                f"temperature={settings.temperature:g} top_p={settings.top_p:g}: the KL of such answers is no KL",
+                cause="It is the mean over the model's own distribution, which greedy or cut draws are not.",
+                remedy="Draw above temperature 0 and with top_p=1, or say reference=null.",
+            )
+        return settings
 
 
 def precheck(settings: Settings, inputs: Mapping[str, Artifact]) -> None:
@@ -138,7 +152,9 @@ def _answered(
         measures = answers.scored(scorers, some, rows)
         if against is not None:
             said = [one.ids or () for (one,) in replies]
-            measures["kl"] = answers.kl(subject.policy, against, some, said, subject.engine).tolist()
+            measures["kl"] = answers.kl(
+                subject.policy, against, some, said, subject.engine, settings.temperature
+            ).tolist()
         for place, row in enumerate(rows):
             own = {name: float(values[place]) for name, values in measures.items()}
             need_finite(row["id"], own)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from alignment.evals.answers import Answers, Losses
     from alignment.evals.intervals import Bootstrap, Interval
 
-ALGORITHM_VERSION = 3
+ALGORITHM_VERSION = 4
 EXAMPLES, RESULTS = "examples.parquet", "results.json"
 OF_ANSWERS = (
     *("prompts", "conversations", "rewards", "classifier", "reference", "split", "count"),
@@ -58,7 +58,9 @@ class Settings(StrictSettings):
         "scorers whose reported score of every answer is measured beside gold, [a,b,…]; null measures none"
     )
     classifier: ClassifierReading = identity("how classifiers among the rewards are read")
-    reference: str | None = reference("the policy to which the KL is measured; null skips it")
+    reference: str | None = reference(
+        "the policy to which the KL is measured, at the temperature of the answers and with top_p=1; null skips it"
+    )
     split: Literal["valid", "test"] = identity("the split of both datasets; no model may have seen its prompts")
     count: int = identity("prompts at most, the first of the split", ge=1)
     temperature: float = identity("at which answers are drawn; 0 takes the likeliest token", ge=0, le=5)
@@ -168,11 +170,14 @@ def _answered(
     found = {name: answers.read(folder) for name, folder in folders.items()}
     resamples = Bootstrap(found[names[0]].keys, settings.confidence, settings.seed)
     results = {name: _intervals(one, resamples) for name, one in found.items()}
-    for name, folder in folders.items():
-        losses = answers.read_held_out(folder)
-        if losses is not None:
-            results[name]["perplexity"] = _perplexity(losses, settings)
-    return _told(results, found, resamples, settings), len(found[names[0]].ids)
+    losses = {name: one for name, folder in folders.items() if (one := answers.read_held_out(folder)) is not None}
+    for name, one in losses.items():
+        results[name]["perplexity"] = _perplexity(one, settings)
+    told = _told(results, found, resamples, settings)
+    for name, one in told["differences"].items():
+        less = _perplexity_less(losses.get(name), losses.get(one["from"]), settings)
+        one["measures"] |= {} if less is None else {"perplexity": less._asdict()}
+    return told, len(found[names[0]].ids)
 
 
 def _suites(settings: Settings, inputs: dict[str, Artifact], names: list[str], out: Path) -> dict[str, dict[str, Any]]:
@@ -264,6 +269,23 @@ def _perplexity(losses: Losses, settings: Settings) -> Interval:
     return Interval(*(float(np.exp(bound)) for bound in nats))
 
 
+def _perplexity_less(own: Losses | None, base: Losses | None, settings: Settings) -> Interval | None:
+    """The difference of two perplexities, on the same conversations; None where they were not both measured on them."""
+    import numpy as np
+
+    from alignment.evals.intervals import Bootstrap
+
+    if own is None or base is None or own.units != base.units:
+        return None
+    columns_NK = np.stack([own.nll_N, own.tokens_N, base.nll_N, base.tokens_N], axis=1)
+    resamples = Bootstrap(own.units, settings.confidence, settings.seed)
+    (less,) = resamples.interval(
+        columns_NK.astype(float),
+        lambda sums: (np.exp(sums[..., 0] / sums[..., 1]) - np.exp(sums[..., 2] / sums[..., 3]))[..., None],
+    )
+    return less
+
+
 def _told(
     results: Mapping[str, Mapping[str, Interval]],
     found: Mapping[str, Answers],
@@ -285,12 +307,13 @@ def _told(
     arms = versions.averaged(values, seeds)
     if len(arms) < len(values):
         told["arms"] = versions.arms(values, seeds, resamples)
+    bases = versions.base_of(list(arms), settings.against)
+    everything = versions.averaged({name: one.columns for name, one in found.items()}, seeds)
+    told["differences"] = versions.differences(everything, bases, resamples)
     if not all("gold" in measures for measures in values.values()):
-        return told | {"differences": {}, "skills": {}, "skill_differences": {}}
-    tags, bases = next(iter(found.values())).tags, versions.base_of(list(arms), settings.against)
-    overall = {name: measures["gold"] for name, measures in arms.items()}
+        return told | {"skills": {}, "skill_differences": {}}
+    tags, overall = next(iter(found.values())).tags, {name: measures["gold"] for name, measures in arms.items()}
     return told | {
-        "differences": versions.differences(arms, bases, resamples),
         "skills": versions.by_skill(overall, tags),
         "skill_differences": versions.skill_differences(overall, tags, bases, resamples),
     }

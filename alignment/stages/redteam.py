@@ -95,6 +95,9 @@ class Settings(StrictSettings):
 def sources(settings: Settings) -> list[Path]:
     """Taxonomy, templates and sessions."""
     found = [lists.locate(settings.taxonomy, taxonomy.SHIPPED, "taxonomy")]
+    places = taxonomy.load(found[0])
+    _names("categories", settings.categories, places.categories)
+    _names("attacks", settings.attacks, places.attacks)
     if settings.templates not in (None, MINIATURE):
         found.append(_templates_path(settings.templates))
     for name in settings.sessions or []:

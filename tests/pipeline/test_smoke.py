@@ -131,6 +131,29 @@ def test_a_model_is_not_measured_on_what_it_has_seen(smoke: Path, tmp_path: Path
     assert "has been trained on" in done.stderr
 
 
+def test_models_on_prompts_and_suites_stand_side_by_side_in_the_report(smoke: Path, tmp_path: Path) -> None:
+    store = tmp_path / "runs"
+    shutil.copytree(smoke, store)
+    suite = (Path(__file__).parents[2] / "conf" / "suite" / "miniature.yaml").read_text()
+    suite = suite.replace("mini:prompts", "latest:prompts").replace("count: 500", "count: 12")
+    (tmp_path / "small.yaml").write_text(suite.replace("max_new_tokens: 64", "max_new_tokens: 8"))
+    asked = ("prompts=latest:prompts", "conversations=latest:conversations", "reference=latest:base", "count=12")
+    line = ("stage=evaluate", f"suites=[{tmp_path}/small.yaml]", *asked, "max_new_tokens=8")
+    done = call(store, *line, "models=[latest:sft,latest:ppo]", "name=both")
+    assert done.returncode == 0, done.stderr
+    assert "suite small" in done.stdout
+    assert "differences, prompt by prompt" in done.stdout
+    more = call(store, *line, "models=[latest:sft,latest:ppo,latest:warp_1]", "name=more", "confidence=0.9")
+    assert more.stdout.count("making") == 3, "another model is asked, and examined; nobody else is"
+    told = call(store, "stage=report", "artifacts=[latest:more]", *QUIET)
+    assert told.returncode == 0, told.stderr
+    page = (Store(store).latest("report").path / "report.html").read_text()
+    assert "small" in page
+    assert page.count("<h3>small") == 1, "the suite has its table"
+    again = call(store, "stage=show", "target=latest:more")
+    assert "suite small" in again.stdout
+
+
 def test_force_makes_it_again_with_the_same_bits(smoke: Path, tmp_path: Path) -> None:
     store = tmp_path / "runs"
     shutil.copytree(smoke, store)

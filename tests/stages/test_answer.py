@@ -161,7 +161,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[Artifact]:
     return [suite_support.policy(tmp_path_factory.mktemp(f"tiny{seed}"), seed=seed) for seed in (1, 2)]
 
 
-def measured(models: list[Artifact], folder: Path, turned: int = 1) -> Path:
+def measured(models: list[Artifact], folder: Path, turned: int = 1, **how: float) -> Path:
     """A tiny model's answers, their KL to another, and its losses on a few conversations."""
     (out := folder / "out").mkdir(parents=True)
     inputs = {
@@ -170,32 +170,36 @@ def measured(models: list[Artifact], folder: Path, turned: int = 1) -> Path:
         "prompts": drawing.dataset(folder / "p", "prompts", {"test": prompts(5)[::turned]}),
         "conversations": drawing.dataset(folder / "c", "conversations", {"test": TALK[::turned]}),
     }
-    said = settings(reference="run:r", conversations="run:c", max_new_tokens=12)
+    said = settings(reference="run:r", conversations="run:c", max_new_tokens=12, **how)
     answer.run(said, inputs, out)
     return out
 
 
-def logprobs(model: Artifact, ids: list[int]) -> np.ndarray:
+def logprobs(model: Artifact, ids: list[int], temperature: float = 1.0) -> np.ndarray:
     """``logprobs_TV`` of what follows each id, by the model's logits in float64."""
     import torch
 
     with torch.no_grad():
-        logits_TV = core.load(model.path)(torch.tensor([ids])).logits[0].double().numpy()
+        logits_TV = core.load(model.path)(torch.tensor([ids])).logits[0].double().numpy() / temperature
     return logits_TV - np.log(np.exp(logits_TV).sum(-1, keepdims=True))
 
 
-def test_kl_and_losses_are_those_of_the_models_themselves(models: list[Artifact], tmp_path: Path) -> None:
-    out = measured(models, tmp_path)
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_kl_and_losses_are_those_of_the_models_themselves(
+    models: list[Artifact], tmp_path: Path, temperature: float
+) -> None:
+    """The KL at the temperature of the answers, the perplexity at 1."""
+    out = measured(models, tmp_path, temperature=temperature)
     tokenizer = tokenizers.load(models[0].path)
     rows = pq.read_table(out / answers.ANSWERS).to_pylist()
     respondent = ModelRespondent("m", core.load(models[0].path), tokenizer)
-    how = Decoding(samples=1, temperature=1.0, top_p=1.0, max_new_tokens=12, seed=0)
+    how = Decoding(samples=1, temperature=temperature, top_p=1.0, max_new_tokens=12, seed=0)
     drawn = respondent.reply([one.messages for one in prompts(5)], [one.id for one in prompts(5)], how)
     for prompt, row, (reply,) in zip(prompts(5), rows, drawn, strict=True):
         assert (row["answer"], row["tokens"]) == (reply.text, reply.tokens)
         begin = len(prompt_ids(prompt.messages, tokenizer))
         ids = [*prompt_ids(prompt.messages, tokenizer), *(reply.ids or ())]
-        p_TV, q_TV = (logprobs(model, ids)[begin - 1 : -1] for model in models)
+        p_TV, q_TV = (logprobs(model, ids, temperature)[begin - 1 : -1] for model in models)
         assert row["kl"] == pytest.approx((np.exp(p_TV) * (p_TV - q_TV)).sum(), rel=1e-4)
         of_its_own = sum(p_TV[place, one] for place, one in enumerate(reply.ids or ()))
         assert row["logprob"] == pytest.approx(of_its_own, rel=1e-4)
@@ -238,6 +242,14 @@ def test_of_a_model_behind_a_server_neither_kl_nor_perplexity_is_asked() -> None
     with pytest.raises(UserError, match="is behind a server") as error:
         answer.precheck(settings(conversations="run:c", reference="run:r"), {"model": SERVED})
     assert error.value.remedy == "Say reference=null conversations=null."
+
+
+@pytest.mark.parametrize("how", [{"temperature": 0.0}, {"top_p": 0.9}])
+def test_of_greedy_and_cut_answers_there_is_no_kl(how: dict[str, float]) -> None:
+    settings(**how)
+    with pytest.raises(UserError, match="the KL of such answers") as error:
+        settings(reference="run:r", **how)
+    assert "reference=null" in str(error.value.remedy)
 
 
 def test_a_reference_of_another_tokenizer_is_refused(models: list[Artifact], tmp_path: Path) -> None:

@@ -252,15 +252,17 @@ def test_one_model_is_told_as_a_list(
     assert set(outcome.metrics) == {"gold", "gold_safety", "tokens", "finished"}
 
 
-def test_without_gold_there_is_only_the_first_table(
+def test_without_gold_there_are_differences_and_no_skills(
     evaluated: Callable[..., Outcome], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     evaluated(golds=False)
     printed, results = capsys.readouterr().out, told(tmp_path)
     assert line_of(printed, "models, ±", "ppo")[:2] == ["ppo", "1.000"]
-    assert "differences" not in printed
     assert "by skill" not in printed
-    assert results["differences"] == results["skills"] == results["skill_differences"] == {}
+    assert results["skills"] == results["skill_differences"] == {}
+    less = results["differences"]["ppo"]
+    assert (less["from"], set(less["measures"])) == ("sft", {"tokens", "finished"})
+    assert line_of(printed, "differences, prompt by prompt", "ppo")[:3] == ["ppo", "sft", "+0.000"]
 
 
 def test_a_model_that_is_named_twice_is_refused(evaluated: Callable[..., Outcome]) -> None:
@@ -411,8 +413,13 @@ def test_perplexity_is_the_exponential_of_the_mean_over_tokens(
     rows = [Conversation(messages(("user", f"{n}?"), ("assistant", "yes")), f"c{n}") for n in range(30)]
     (folder := tmp_path / "answers-sft").mkdir()
     answers.write_held_out(folder, rows, [Likelihood(2.0 + n % 3, 1 + n % 2) for n in range(30)])
-    told_ = evaluated(["sft"]).metrics["perplexity"]
+    (folder := tmp_path / "answers-rs").mkdir()
+    answers.write_held_out(folder, rows, [Likelihood(2.5 + n % 3, 1 + n % 2) for n in range(30)])
+    told_ = evaluated(["sft", "rs"]).metrics["sft/perplexity"]
     nll, tokens = sum(2.0 + n % 3 for n in range(30)), sum(1 + n % 2 for n in range(30))
     assert told_ == pytest.approx(np.exp(nll / tokens))
     one = told(tmp_path)["models"]["sft"]["perplexity"]
     assert one["low"] < told_ < one["high"]
+    less = told(tmp_path)["differences"]["rs"]["measures"]["perplexity"]
+    assert less["estimate"] == pytest.approx(np.exp((nll + 15) / tokens) - np.exp(nll / tokens))
+    assert 0 < less["low"] < less["estimate"] < less["high"] < one["high"] - one["low"] + less["estimate"]

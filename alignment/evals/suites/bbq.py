@@ -36,8 +36,11 @@ class Settings(choices.Settings):
 def examine(settings: Settings, inputs: Mapping[str, Artifact], subject: Subject) -> Examined:
     """Ask every question in every format. Raises :class:`UserError` for questions that are not BBQ's."""
     answered = choices.ask(settings, inputs, subject)
-    measures = MEASURES + ((INVALID,) if settings.decoding is not None else ())
-    return Examined(measures, [_example(settings, one) for one in answered], {"formats": choices.accuracies(answered)})
+    several = len(settings.formats) > 1
+    measures = (*MEASURES, *((choices.SPREAD,) * several), *((INVALID,) if settings.decoding is not None else ()))
+    examples = [_example(settings, one) for one in answered]
+    examples += choices.spread(answered) if several else ()
+    return Examined(measures, examples, {"formats": choices.accuracies(answered)})
 
 
 def _example(settings: Settings, one: Answered) -> Example:

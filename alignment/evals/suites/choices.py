@@ -29,6 +29,8 @@ from alignment.sampling.decoding import Decoding
 from alignment.settings import Settings as StrictSettings
 from alignment.settings import identity, reference
 
+SPREAD = Measure("spread", "lower", "standard deviation of the accuracy over the formats")
+
 
 class Gap(StrictSettings):
     """Two labels of a group whose accuracies are set against each other."""
@@ -107,7 +109,7 @@ def examine(settings: Settings, inputs: Mapping[str, Artifact], subject: Subject
     examples = [_example(settings, one) for one in answered]
     notes: dict[str, Any] = {"formats": accuracies(answered)}
     if len(settings.formats) > 1:
-        examples += _spread(answered)
+        examples += spread(answered)
         found = list(notes["formats"].values())
         notes |= {"mean": float(np.mean(found)), "standard_deviation": float(np.std(found))}
     if settings.gap is not None:
@@ -223,7 +225,7 @@ def _by_answer(
 def _measures(settings: Settings) -> Iterator[Measure]:
     yield Measure("correct", "higher", "share of the questions answered rightly; the mean over formats", most=1)
     if len(settings.formats) > 1:
-        yield Measure("spread", "lower", "standard deviation of that share over the formats")
+        yield SPREAD
     if any(form.scoring in ("label", "text") for form in settings.formats):
         yield Measure(
             "probability", "higher", "share that the right choices have in the probability of all (MC2)", most=1
@@ -257,7 +259,8 @@ def show(one: Answered) -> dict[str, Any]:
     return {**asked, "chosen": one.chosen, **one.shown}
 
 
-def _spread(answered: Sequence[Answered]) -> Iterator[Example]:
+def spread(answered: Sequence[Answered]) -> Iterator[Example]:
+    """What every question adds to the standard deviation of the accuracy over the formats."""
     of, mean = by_question(answered), accuracies(answered)
     deviation = float(np.std(list(mean.values())))
     middle = float(np.mean(list(mean.values())))

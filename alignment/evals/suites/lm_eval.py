@@ -63,7 +63,7 @@ def examine(settings: Settings, inputs: Mapping[str, Artifact], subject: Subject
         )
     subject.need_here()
     if settings.prompting == "chat":
-        subject.need_chat("ask in text (suite.prompting=raw, or few_shot)")
+        subject.need_chat("ask in text: suite.prompting=raw")
     found = _evaluated(settings, subject)
     measures = tuple(_measures(found))
     examples = [one for task, samples in sorted(found["samples"].items()) for one in _examples(task, samples)]

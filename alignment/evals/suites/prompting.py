@@ -170,26 +170,27 @@ class Asking:
         """
         if not (form.shots or self.prompting == "few_shot") or not self.shots:
             return []
-        subject = question.tags[:1]
-        if subject not in self._drawn:
-            self._drawn[subject] = self._draw(subject)
-        return [one for one in self._drawn[subject] if one.unit != question.unit][: self.shots]
+        for subject in (question.tags[:1], None):
+            if subject not in self._drawn:
+                self._drawn[subject] = self._draw(subject)
+            found = [one for one in self._drawn[subject] if one.unit != question.unit][: self.shots]
+            if len(found) == self.shots:
+                return found
+        raise UserError(
+            f"suite.shots={self.shots}: there are {len(self.worked)} worked questions, and none is shown to itself",
+            cause="They are those of the split train of suite.worked, or of suite.questions where that is null.",
+            remedy="Say fewer shots, or name a dataset with more in its split train.",
+        )
 
     @cached_property
-    def _drawn(self) -> dict[tuple[str, ...], list[Question]]:
+    def _drawn(self) -> dict[tuple[str, ...] | None, list[Question]]:
         return {}
 
-    def _draw(self, subject: tuple[str, ...]) -> list[Question]:
-        """One more than are shown, since none is shown to itself."""
-        alike = [one for one in self.worked if one.tags[:1] == subject]
-        pool = alike if len(alike) > self.shots else self.worked
-        if len(pool) <= self.shots:
-            raise UserError(
-                f"suite.shots={self.shots}: there are {len(pool)} worked questions, and one more is needed",
-                cause="They are those of the split train of suite.worked, or of suite.questions where that is null.",
-                remedy="Say fewer shots, or name a dataset with more in its split train.",
-            )
-        return random.Random(f"shots:{self.seed}:{''.join(subject)}").sample(list(pool), self.shots + 1)
+    def _draw(self, subject: tuple[str, ...] | None) -> list[Question]:
+        """Of a subject, or of all for None: one more than are shown where there are so many."""
+        pool = [one for one in self.worked if subject is None or one.tags[:1] == subject]
+        name = "" if subject is None else "".join(subject)
+        return random.Random(f"shots:{self.seed}:{name}").sample(pool, min(len(pool), self.shots + 1))
 
     def _open(self, form: Form, question: Question) -> str:
         asked = f"{self.wording.question}{form.asked(question)}"

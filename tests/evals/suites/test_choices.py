@@ -216,8 +216,21 @@ def test_worked_questions_are_of_the_subject_the_same_every_time_and_never_the_q
     assert {one.tags for one in asking(shots=7).before(shown, Question.of(ROWS[0]))} == {("a",), ("b",)}
     assert not asking(shots=3).before(Form.parse(form()), Question.of(ROWS[0]))
     assert len(asking("few_shot", shots=3).before(Form.parse(form()), Question.of(ROWS[0]))) == 3
-    with pytest.raises(UserError, match=r"suite.shots=8: there are 8 worked questions"):
-        asking(shots=8).before(shown, Question.of(ROWS[0]))
+    assert len(asking(shots=8).before(shown, Question.of(ROWS[0]))) == 8
+    for shots, prompt in ((9, ROWS[0]), (8, WORKED[0])):
+        with pytest.raises(UserError, match=rf"suite.shots={shots}: there are 8 worked questions"):
+            asking(shots=shots).before(shown, Question.of(prompt))
+
+
+def test_a_subject_with_just_as_many_worked_questions_as_are_shown_shows_its_own() -> None:
+    """MMLU's has five of each, of which five are shown."""
+    shown = Form.parse(form(shots=True))
+    for prompt in ROWS:
+        assert {one.tags for one in asking(shots=4).before(shown, Question.of(prompt))} == {prompt.tags}
+    own = Question.of(WORKED[0])
+    among = asking(shots=4).before(shown, own)
+    assert len(among) == 4, "one of them has to take them from all subjects"
+    assert own not in among
 
 
 @pytest.mark.parametrize(
@@ -392,11 +405,11 @@ def test_spread_is_the_standard_deviation_whatever_is_right_where(tmp_path: Path
         for n in range(40)
         for place, one in enumerate(forms)
     ]
-    values = [one.values["spread"] for one in choices._spread(answered)]
+    values = [one.values["spread"] for one in choices.spread(answered)]
     assert np.mean(values) == pytest.approx(right_QF.mean(0).std())
     alike = [one for one in answered if one.form.separator in "-."]
     same = [replace_form(one, right_QF[int(one.question.id[1:]), 3]) for one in alike]
-    assert {one.values["spread"] for one in choices._spread(same)} == {0.0}
+    assert {one.values["spread"] for one in choices.spread(same)} == {0.0}
 
 
 def replace_form(one: Answered, right: bool) -> Answered:
@@ -440,6 +453,23 @@ def test_bias_scores_are_those_of_the_paper(monkeypatch: pytest.MonkeyPatch, tmp
             valid = sum(take is not None for take, _ in of)
             right = sum(take in one["right"] for take, one in of)
             assert told["bias_ambiguous"] == pytest.approx((valid - right) / len(of) * score)
+
+
+def test_bbq_in_several_formats_tells_their_mean_and_spread(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    prompts = bbq_rows(16)
+    forms = [Form.parse(form(separator=sign)) for sign in ").:"]
+    rng = np.random.default_rng(0)
+    answered = [Answered(Question.of(one), each, int(rng.integers(3)), None, {}) for one in prompts for each in forms]
+    monkeypatch.setattr(choices, "ask", lambda *_: answered)
+    said = settings("bbq", questions="run:q", formats=[form(separator=sign) for sign in ").:"])
+    found = support.examined(said, {}, drawing.POLICY, tmp_path / "o")
+    told = support.estimates(found, tmp_path / "o")
+    by_format = [np.mean([one.correct for one in answered if one.form == each]) for each in forms]
+    assert told["spread"] == pytest.approx(np.std(by_format))
+    context = {"ambiguous": 0, "disambiguated": 0}
+    for name in context:
+        of = [one for one in answered if one.question.tags[0] == name[: len(one.question.tags[0])]]
+        assert told[f"accuracy_{name}"] == pytest.approx(np.mean([one.correct for one in of]))
 
 
 @pytest.mark.parametrize(("side", "score"), [("biased", 1.0), ("other", -1.0), ("unknown", None)])
