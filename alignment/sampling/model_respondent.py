@@ -20,6 +20,10 @@ class ModelRespondent:
         self.name, self.model, self.tokenizer = name, model, tokenizer
         self._sampler = Sampler(model, stop_ids=stop_ids(tokenizer), pad_id=tokenizer.pad_id)
 
+    def asked(self, turns: Messages) -> list[int]:
+        """What the model goes on from."""
+        return prompt_ids(turns, self.tokenizer)
+
     def reply(
         self,
         prompts: Sequence[Messages],
@@ -29,7 +33,7 @@ class ModelRespondent:
     ) -> list[list[Reply]]:
         """As the protocol says. Raises :class:`UserError` for a prompt that leaves no room for an answer."""
         answers = self._sampler.draw(
-            [prompt_ids(turns, self.tokenizer) for turns in prompts],
+            [self.asked(turns) for turns in prompts],
             keys,
             samples=decoding.samples,
             temperature=decoding.temperature,

@@ -6,20 +6,23 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
-from alignment.chat.render import answer_text, stop_ids
 from alignment.chat.tokenizers import Tokenizer
 from alignment.chat.transcript import Transcript, encoded
 from alignment.chat.types import Messages
 from alignment.sampling.decoding import Decoding, Reply
-from alignment.sampling.sampler import Sampler
+from alignment.sampling.model_respondent import ModelRespondent
 
 
-class TextRespondent:
+class TextRespondent(ModelRespondent):
     """Draws continuations of what was said; an answer ends where the model would have the user speak again."""
 
     def __init__(self, name: str, model: nn.Module, tokenizer: Tokenizer, transcript: Transcript) -> None:
-        self.name, self.tokenizer, self.transcript = name, tokenizer, transcript
-        self._sampler = Sampler(model, stop_ids=stop_ids(tokenizer), pad_id=tokenizer.pad_id)
+        super().__init__(name, model, tokenizer)
+        self.transcript = transcript
+
+    def asked(self, turns: Messages) -> list[int]:
+        """The turns as text, behind the token that begins one."""
+        return [self.tokenizer.bos_id, *encoded(self.transcript.written(turns), self.tokenizer)]
 
     def reply(
         self,
@@ -28,23 +31,12 @@ class TextRespondent:
         decoding: Decoding,
         on_progress: Callable[[int], None] | None = None,
     ) -> list[list[Reply]]:
-        """As the protocol says. Raises :class:`UserError` for a prompt that leaves no room for an answer."""
-        answers = self._sampler.draw(
-            [[self.tokenizer.bos_id, *encoded(self.transcript.written(turns), self.tokenizer)] for turns in prompts],
-            keys,
-            samples=decoding.samples,
-            temperature=decoding.temperature,
-            top_p=decoding.top_p,
-            max_new_tokens=decoding.max_new_tokens,
-            seed=decoding.seed,
-            on_progress=None if on_progress is None else lambda done, _: on_progress(done),
-        )
-        replies: list[list[Reply]] = [[] for _ in prompts]
-        for answer in answers:
-            drawn = Reply(answer_text(answer.ids, self.tokenizer), len(answer.ids), answer.finished)
-            kept = up_to(f"\n{self.transcript.user}", drawn, self.tokenizer)
-            replies[answer.prompt].append(Reply(kept.text.strip(), kept.tokens, kept.finished))
-        return replies
+        """As the protocol says, without ids. Raises :class:`UserError` for a prompt that leaves no room."""
+        return [[self._kept(one) for one in some] for some in super().reply(prompts, keys, decoding, on_progress)]
+
+    def _kept(self, drawn: Reply) -> Reply:
+        kept = up_to(f"\n{self.transcript.user}", drawn, self.tokenizer)
+        return Reply(kept.text.strip(), kept.tokens, kept.finished)
 
 
 def up_to(end: str, reply: Reply, tokenizer: Tokenizer) -> Reply:
