@@ -54,6 +54,17 @@ STAGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("text", "tokenizer", "base", "conversations"),
         ("stage=sft", "model=latest:base", "data=latest:conversations", *TRAINING, *QUIET),
     ),
+    "lora": (
+        ("text", "tokenizer", "base", "conversations"),
+        (
+            "stage=sft",
+            "model=latest:base",
+            "data=latest:conversations",
+            "adapter.kind=lora",
+            *TRAINING,
+            *QUIET,
+        ),
+    ),
     "distill": (
         ("text", "tokenizer", "base"),
         ("stage=distill", "teacher=latest:base", "data=latest:text", *TRAINING, *QUIET),

@@ -89,10 +89,11 @@ def merge(
     # Sums are told from the start where it is there; what was begun without it is of no use with it.
     folder = out / parts.FOLDER / ("merge" if plan.start is None else "merge_from_start")
     files.make_folder(folder)
-    before = sum(target.shard.size for target in plan.targets if stream.sealed(folder, target))
+    done = [target for target in plan.targets if stream.sealed(folder, out, target)]
+    before = sum(target.shard.size for target in done)
     files.need_space(out, plan.bytes_written - before)
     try:
-        counts = stream.stream(plan, folder, division, lambda done: on_progress(before + done), device)
+        counts = stream.stream(plan, folder, division, lambda now: on_progress(before + now), device, done)
     except UserError:
         shutil.rmtree(folder)
         raise

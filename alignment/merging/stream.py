@@ -21,7 +21,7 @@ import math
 import os
 import threading
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ from typing import NamedTuple
 
 import torch
 
-from alignment import files
+from alignment import console, files
 from alignment.errors import UserError
 from alignment.merging import blocks, geometry
 from alignment.merging.blocks import DTYPES, Buffers
@@ -78,13 +78,18 @@ def held(plan: Plan, slice_: int) -> int:
 
 
 def stream(
-    plan: Plan, folder: Path, division: Room, on_progress: Callable[[int], None], device: str = "cpu"
+    plan: Plan,
+    folder: Path,
+    division: Room,
+    on_progress: Callable[[int], None],
+    device: str = "cpu",
+    done: Collection[Target] = (),
 ) -> dict[str, tuple[float, ...]]:
-    """Write every file of the plan into ``folder`` that is not there yet, each with its sums beside it.
+    """Write every file of the plan into ``folder``, each with its sums beside it, but for those that are ``done``.
 
-    ``on_progress`` is told the bytes written so far, of this call, under a lock. Returns what each task vector counts,
-    by tensor. Raises :class:`UserError` for a number that is not finite, for models that moved in opposite directions,
-    and for a file that changes on the way.
+    Of these the sums are there. ``on_progress`` is told the bytes written so far, of this call, under a lock. Returns
+    what each task vector counts, by tensor. Raises :class:`UserError` for a number that is not finite, for models that
+    moved in opposite directions, and for a file that changes on the way.
     """
     # The pools are the innermost: no file is closed while a thread may still use it.
     with (
@@ -93,7 +98,7 @@ def stream(
         ThreadPoolExecutor(1) as disk,
         ThreadPoolExecutor(division.threads) as pool,
     ):
-        work = _Work(plan, folder, division.slice, device, stack, disk, on_progress)
+        work = _Work(plan, folder, division.slice, device, stack, disk, on_progress, done)
         futures = [pool.submit(work.run) for _ in range(division.threads)]
         try:
             wait(futures)
@@ -104,11 +109,18 @@ def stream(
         return work.counts()
 
 
-def sealed(folder: Path, target: Target) -> bool:
-    """Whether a file has been finished, wherever it was moved since; one that was cut off is to be made again."""
-    path = folder / target.name
-    whole = not path.is_file() or path.stat().st_size == target.shard.size
-    return whole and (folder / f"{target.name}{SUMS}").is_file()
+def sealed(folder: Path, out: Path, target: Target) -> bool:
+    """Whether a file has been finished, and may have been moved to ``out`` since.
+
+    One that was cut off is named, and is to be made again.
+    """
+    if not (folder / f"{target.name}{SUMS}").is_file():
+        return False
+    path = next((place / target.name for place in (folder, out) if (place / target.name).is_file()), None)
+    if path is not None and path.stat().st_size == target.shard.size:
+        return True
+    console.say(f"{path or out / target.name} is made again: it is {'cut off' if path else 'gone'}", style="yellow")
+    return False
 
 
 def sums_of(folder: Path, target: Target) -> Sums:
@@ -168,6 +180,7 @@ class _Work:
         stack: ExitStack,
         disk: ThreadPoolExecutor,
         on_progress: Callable[[int], None],
+        done: Collection[Target],
     ) -> None:
         self._plan, self._folder, self._slice, self._stack, self._disk = plan, folder, slice_, stack, disk
         self._device, self._on_progress, self._written = device, on_progress, 0
@@ -181,7 +194,7 @@ class _Work:
         self._counts: dict[str, tuple[float, ...]] = {}
         missing = []
         for target in plan.targets:
-            if sealed(folder, target):
+            if target in done:
                 self._sums |= sums_of(folder, target)
             else:
                 missing.append(target)

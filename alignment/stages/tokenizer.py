@@ -36,12 +36,13 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
     from alignment.training import policies
 
     if settings.extend is not None:
-        train.extend(files.typed(settings.extend), out)
+        made = train.extend(files.typed(settings.extend), out)
     elif settings.data is not None:
-        train.train(_texts(inputs["data"].need("dataset")), settings.pieces, out, settings.seed)
+        made = train.train(_texts(inputs["data"].need("dataset")), settings.pieces, out, settings.seed)
     else:
         raise UserError("data=null and extend=null", remedy="Name a dataset to train on, or a file to extend.")
-    tokenizer = tokenizers.load(out)
+    # The file, and not its folder, where an attempt that was cut off may have left half a tokenizer.json.
+    tokenizer = tokenizers.load(made)
     policies.save_tokenizer(tokenizer, "gemma2", out)
     tokens = artifacts.Tokens(
         tokenizer.digest, tokenizer.vocab_size, tokenizers.padded_vocab(tokenizer.vocab_size), "gemma2"

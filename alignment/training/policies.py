@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any, cast
 
 from torch import nn
 
-from alignment import ranks
+from alignment import files, ranks
 from alignment.artifacts import Artifact, Tokens
 from alignment.chat import render, template, tokenizers
 from alignment.chat.tokenizers import Tokenizer
@@ -149,9 +151,22 @@ def merge_adapter(policy: Policy, trunk: Artifact, out: Path) -> Policy:
 
     if not ranks.is_main():
         return policy  # Nothing more is done with it: what is written is written by the main process.
-    policy.model.save_pretrained(out / "adapter", safe_serialization=True)  # type: ignore[operator]
+    save_adapter(policy.model, out / "adapter")
     model = PeftModel.from_pretrained(core.load(trunk.path), out / "adapter")
     return Policy(model.merge_and_unload(), policy.tokenizer, policy.schema)
+
+
+def save_adapter(model: Any, folder: Path) -> None:
+    """Write a PEFT adapter: the same bytes for the same one.
+
+    PEFT adds to a README.md that is there, be it half of one, and lists sets as they happen to come.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    model.save_pretrained(folder, safe_serialization=True)
+    path = folder / "adapter_config.json"
+    told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    lists = {name: sorted(set(told[name])) for name in ("target_modules", "modules_to_save") if told[name] is not None}
+    files.write_json(path, told | lists)
 
 
 def trained(policy: Policy) -> dict[str, nn.Parameter]:
@@ -167,8 +182,17 @@ def save_policy(policy: Policy, out: Path) -> None:
 
 
 def save_tokenizer(tokenizer: Tokenizer, schema: str, out: Path) -> None:
-    """Write the tokenizer and the chat template that renders as we do; once, whoever reads them afterwards."""
-    team.from_main(lambda: template.write(out, tokenizer, schema))
+    """Write the tokenizer and the chat template that renders as we do; once, whoever reads them afterwards.
+
+    It comes before the model: a config.json that lies there is of an attempt that was cut off, and goes, since
+    ``AutoTokenizer`` reads it, and may find half of one.
+    """
+
+    def write() -> None:
+        (out / "config.json").unlink(missing_ok=True)
+        template.write(out, tokenizer, schema)
+
+    team.from_main(write)
 
 
 def parameters(config: Any) -> Mapping[str, int]:

@@ -99,7 +99,7 @@ def merge_adapter(reward: Reward, plain: Reward, out: Path) -> Reward:
     """
     from peft import PeftModel
 
-    team.from_main(lambda: cast(Any, reward.model).save_pretrained(out / "adapter", safe_serialization=True))
+    team.from_main(lambda: policies.save_adapter(reward.model, out / "adapter"))
     if next(plain.model.parameters()).is_meta:
         return plain
     model = PeftModel.from_pretrained(cast(Any, plain.model), out / "adapter")

@@ -6,8 +6,9 @@ process, and, once it has ended, its status (negative: the signal that killed it
 
 A *fault* strikes the child from inside, at what it is about to change on disk: Python tells of every file that it
 opens to write, renames or removes, every folder that it makes or removes. ``{"at": n}`` strikes before the n-th change;
-``{"after": pattern, "times": n}`` before the first change that follows the n-th renaming to a matching name. It is
-SIGKILL, after ``delay`` seconds; or, with ``"fill": path``, a file at that path which leaves the disk ``left`` bytes.
+``{"after": pattern, "times": n}`` before the first change that follows the n-th renaming to a matching name;
+``{"before": pattern}`` before the first change of a matching name. It is SIGKILL, after ``delay`` seconds; or, with
+``"fill": path``, a file at that path which leaves the disk ``left`` bytes.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class Fault:
     def __init__(self, root: str, plan: dict[str, Any]) -> None:
         self.root, self.plan, self.seen, self.renamed = root, plan, 0, 0
         self._pattern = re.compile(plan["after"]) if "after" in plan else None
+        self._before = re.compile(plan["before"]) if "before" in plan else None
         self._owner, self._struck = os.getpid(), False
 
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
@@ -40,6 +42,7 @@ class Fault:
         self.seen += 1
         due = self.seen == self.plan.get("at")
         due = due or (self._pattern is not None and self.renamed >= self.plan["times"])
+        due = due or (self._before is not None and bool(self._before.search(str(arguments[0]))))
         if due:
             self._struck = True
             self._strike()

@@ -17,14 +17,15 @@ from typing import Any
 
 from stage_runs import STAGES, outcome, own, prepare
 
-from alignment.artifacts import RECORD, load, scaffolds
+from alignment.artifacts import RECORD, SCAFFOLDS, load, scaffolds
 from alignment.training.tracking import read_metrics
 
 ROOT = Path(__file__).parents[2]
 TIMED = ("seconds/", "tokens_per_second/", "episodes_per_second")
 KEPT = r"/checkpoint-\d+$"
 PART = r"/parts/.*\.(jsonl|zst)$"
-WITH_CHECKPOINTS = ("pretrain", "sft", "distill", "offline", "gkd", "minillm", "reward", "dpo", "rl")
+SEALING = rf"/solo/[^/]+/{re.escape(RECORD)}\."
+WITH_CHECKPOINTS = ("pretrain", "sft", "lora", "distill", "offline", "gkd", "minillm", "reward", "dpo", "rl")
 WITH_PARTS = (
     *("data", "teach", "ghost", "preprompt", "reject", "pairs", "label", "dpo", "side_by_side"),
     *("perplexity", "answer", "assess", "redteam"),
@@ -204,6 +205,22 @@ def shard(room: Room, stage: str, plain: Undisturbed, rng: random.Random, result
     if cut != "weights" and result.struck:
         result.named = _named(told, r"is (passed over|made again).*")
         need(bool(result.named), f"{path.name} was cut off and not missed")
+
+
+def unsealed(room: Room, stage: str, plain: Undisturbed, rng: random.Random, result: Result) -> None:
+    """All that was written, cut off anywhere, of a stage that was killed before its record.
+
+    Rows are left alone where there are checkpoints, which promise them: they were durable before.
+    """
+    store = room.store(stage)
+    status, _ = room.start(stage, store, fault={"before": SEALING})
+    need(status == -9, f"it was to be killed before its record, and ended with {status}")
+    for path in _files(store / "solo", r"/solo/[^/]+/"):
+        promised = stage in WITH_CHECKPOINTS and path.suffix == ".jsonl"
+        if path.relative_to(store / "solo").parts[1] not in SCAFFOLDS and not promised:
+            os.truncate(path, rng.randrange(max(1, path.stat().st_size)))
+            result.struck = True
+    _again(room, stage, store, plain)
 
 
 def _again(room: Room, stage: str, store: Path, plain: Undisturbed) -> str:

@@ -20,6 +20,7 @@ KINDS = {
     "cut checkpoint": campaign.WITH_CHECKPOINTS,
     "cut part": campaign.WITH_PARTS,
     "cut weights": campaign.WITH_WEIGHTS,
+    "cut result": campaign.STAGES,
 }
 
 
@@ -27,9 +28,10 @@ KINDS = {
 def test_a_small_campaign_finds_nothing(tmp_path: Path, smoke: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "smoke").symlink_to(smoke)
     wanted = {("kill", "data"), ("kill", "sft"), ("kill", "offline"), ("kill", "rl"), ("byte", "sft")}
+    wanted |= {("cut result", stage) for stage in ("tokenizer", "pretrain", "merge")}
     wanted |= {("cut part", "data")} | ({("full disk", "pretrain")} if campaign.may_mount(tmp_path / "disk") else set())
     todo = []
-    for case in campaign.cases(30, 30, 30, 30):
+    for case in campaign.cases(30, 30, 30, 30, 30):
         if (found := (case[0].split("/")[0], case[1])) in wanted:
             wanted.remove(found)
             todo.append(case)
@@ -48,9 +50,9 @@ def test_every_stage_that_makes_something_is_struck() -> None:
 
 
 def test_every_kind_of_fault_meets_every_stage_that_it_can_meet() -> None:
-    found = list(campaign.cases(200, 30, 30, 54))
+    found = list(campaign.cases(200, 31, 30, 54, 31))
     names = [name for name, *_ in found]
-    assert len(set(names)) == len(names) == 314
+    assert len(set(names)) == len(names) == 346
     met = {kind: {stage for name, stage, _ in found if name.startswith(f"{kind}/")} for kind in KINDS}
     assert met == {kind: set(wanted) for kind, wanted in KINDS.items()}
 
@@ -127,6 +129,7 @@ def test_faults_strike_before_the_change_that_they_are_meant_for(
     assert struck_at(tmp_path, {"at": 7}, monkeypatch) == all_
     # After the second renaming: before whatever is next.
     assert struck_at(tmp_path, {"after": "/[ab]$", "times": 2}, monkeypatch) == all_[:4]
+    assert struck_at(tmp_path, {"before": "/b"}, monkeypatch) == all_[:2]
 
 
 def test_only_changes_below_the_store_count(tmp_path: Path) -> None:

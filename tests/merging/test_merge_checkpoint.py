@@ -216,6 +216,23 @@ def test_a_stop_while_files_are_put_in_their_places(tmp_path: Path, monkeypatch:
     assert contents(out) == contents(tmp_path / "undisturbed")
 
 
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_file_that_was_put_in_its_place_and_is_not_whole(
+    gone: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directories = [write(tmp_path / str(seed), drawn(seed), 4) for seed in range(2)]
+    merge(directories, tmp_path / "undisturbed")
+    merge(directories, tmp_path / "out")
+    path = tmp_path / "out" / "model-00002-of-00004.safetensors"
+    os.truncate(path, path.stat().st_size - 1)
+    if gone:
+        path.unlink()
+    assert merge(directories, tmp_path / "out").before > 0
+    assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"{path.name} is made again: it is {'gone' if gone else 'cut off'}" in said
+
+
 # ── what is refused ──────────────────────────────────────────────────────────────────────────────
 
 

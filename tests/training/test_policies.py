@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,13 @@ def test_a_tokenizer_beyond_the_embedding_is_refused(folder: Path, tmp_path: Pat
         policies.open_policy(foreign(tmp_path / "model", "dir:x"), ENGINE)
 
 
+def test_half_a_config_of_an_attempt_that_was_cut_off(folder: Path, tmp_path: Path) -> None:
+    whole = (folder / "config.json").read_text()
+    (tmp_path / "config.json").write_text(whole[: len(whole) // 2])
+    policies.save_policy(policies.open_policy(foreign(folder, "dir:x"), ENGINE), tmp_path)
+    assert (tmp_path / "config.json").read_text() == whole
+
+
 def test_an_adapter_is_merged_as_its_product(folder: Path, tmp_path: Path) -> None:
     """W + (alpha / rank) · BA: the merged model gives the adapted one's logits, and vanilla loading sees no adapter."""
     trunk = foreign(folder, "dir:x")
@@ -88,7 +96,13 @@ def test_an_adapter_is_merged_as_its_product(folder: Path, tmp_path: Path) -> No
                 parameter.normal_(0, 0.2)
     ids = torch.tensor([[2, 120, 300, 301]])
     wanted = adapted.model(ids).logits
+    policies.merge_adapter(adapted, trunk, tmp_path)
+    whole = (tmp_path / "adapter" / "README.md").read_bytes()
+    (tmp_path / "adapter" / "README.md").write_bytes(whole[: len(whole) // 2])
     merged = policies.merge_adapter(adapted, trunk, tmp_path)
+    assert (tmp_path / "adapter" / "README.md").read_bytes() == whole, "half a file of an attempt that was cut off"
+    told = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert told["target_modules"] == sorted(policies.ADAPTED), "not as a set happens to come"
     policies.save_policy(merged, tmp_path)
     again = policies.open_policy(foreign(tmp_path, "dir:y"), ENGINE)
     # fp32: the sum W + ΔW is formed once instead of two products.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -150,6 +151,9 @@ def test_an_adapter_stands_on_the_trunk_and_trains_the_head(policy_folder: Path,
         heads.head_of(adapted.model).mul_(-1.5)
     wanted = score(adapted.model)
     merged = rewards.merge_adapter(adapted, begin(policy_folder, seed=3), tmp_path)
+    told = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert told["target_modules"] == sorted(policies.ADAPTED), "not as a set happens to come"
+    assert told["modules_to_save"] == ["classifier", "score"]
     assert torch.allclose(score(merged.model), wanted, atol=1e-5)
     assert not torch.allclose(wanted, -1.5 * score(begin(policy_folder, seed=3).model), atol=1e-2)
     rewards.save(merged, tmp_path, SCALE)
