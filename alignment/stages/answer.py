@@ -2,17 +2,18 @@
 
 ``stage=evaluate prompts=…`` makes one of these for each model and puts them beside each other, so that a model that was
 asked once is not asked again. ``answers.parquet`` has a row an answer with its measures, ``held_out.parquet`` one for
-every held-out conversation (``evals/answers.py``).
+every held-out conversation (``evals/answers.py``); ``left_out.jsonl`` lists those that are longer than its context.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from alignment import allocator
+from alignment import allocator, console, files
 from alignment.artifacts import Artifact, Outcome
 from alignment.errors import UserError
 from alignment.sampling.endpoint import EndpointSettings
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from alignment.scoring.scorer import Scorer
 
 ALGORITHM_VERSION = 1
+LEFT_OUT = "left_out.jsonl"
 
 
 class Settings(StrictSettings):
@@ -97,13 +99,15 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
     precheck(settings, inputs)
     prompts = subject.prompts(inputs["prompts"], settings.split, settings.count)
     conversations = _conversations(settings, inputs, subject)
+    notes = ({} if subject.served else engine.notes()) | {"prompts": len(prompts)}
     with allocator.keeping():
         answers.write(out, _answered(settings, inputs, subject, prompts))
         if conversations:
-            answers.write_held_out(out, *_read(subject, conversations))
+            read, losses = _read(subject, conversations)
+            answers.write_held_out(out, read, losses)
+            notes |= {"conversations": len(read), "left_out": len(conversations) - len(read)}
     found = answers.read(out)
     metrics = {name: float(values_P.mean()) for name, values_P in found.columns.items()}
-    notes = ({} if subject.served else engine.notes()) | {"prompts": len(prompts)}
     return Outcome("evaluation", metrics, next(iter(metrics)), notes=notes)
 
 
@@ -185,17 +189,31 @@ def _scorers(
 
 
 def _read(subject: Subject, conversations: Sequence[Conversation]) -> tuple[list[Conversation], list[Likelihood]]:
-    """The conversations that the model sees whole, and its losses on their answers."""
+    """The conversations that the model sees whole, and its losses on their answers; the others are listed."""
     from alignment.chat.render import render
 
-    policy = subject.policy
+    policy, limit = subject.policy, subject.policy.tokens_limit
     rendered = [render(row.messages, policy.tokenizer, policy.schema, row.train) for row in conversations]
-    whole = [place for place, one in enumerate(rendered) if len(one.ids) <= policy.tokens_limit]
+    whole = [place for place, one in enumerate(rendered) if len(one.ids) <= limit]
     if not whole:
         raise UserError(
-            f"conversations: none of {len(conversations):,} fits into the {policy.tokens_limit:,} tokens that the "
-            "model sees",
+            f"conversations: none of {len(conversations):,} fits into the {limit:,} tokens that the model sees",
             remedy="Name shorter ones, or conversations=null.",
         )
+    _list_long(subject, {row.id: len(one.ids) for row, one in zip(conversations, rendered, strict=True)}, limit)
     losses = subject.likelihoods("perplexity", [(rendered[place].ids, rendered[place].mask) for place in whole])
     return [conversations[place] for place in whole], losses
+
+
+def _list_long(subject: Subject, tokens: Mapping[str, int], limit: int) -> None:
+    """Tell of the conversations, by their ids, that have more tokens than the model sees, and list them."""
+    long = {name: count for name, count in tokens.items() if count > limit}
+    if not long:
+        return
+    lines = (json.dumps({"id": name, "tokens": count, "reason": "too long"}) + "\n" for name, count in long.items())
+    files.write_atomic(subject.out / LEFT_OUT, "".join(lines))
+    console.say(
+        f"  no perplexity on {len(long):,} of {len(tokens):,} conversations: they have more than the {limit:,} tokens "
+        f"that the model sees ({LEFT_OUT})",
+        style="yellow",
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -211,6 +212,27 @@ def test_kl_and_losses_are_those_of_the_models_themselves(
         of_TV = logprobs(models[0], ids)
         wanted = -sum(of_TV[place - 1, ids[place]] for place in range(1, len(ids)) if mask[place])
         assert (nll, tokens) == (pytest.approx(wanted, rel=1e-5), sum(mask))
+
+
+def test_conversations_beyond_the_context_are_listed(
+    models: list[Artifact], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limit = core.read_config(models[0].path).max_position_embeddings
+    long = Conversation(messages(("user", "question"), ("assistant", "answer " * limit)), "long")
+    inputs = {
+        "model": models[0],
+        "prompts": drawing.dataset(tmp_path / "p", "prompts", {"test": prompts(2)}),
+        "conversations": drawing.dataset(tmp_path / "c", "conversations", {"test": [TALK[0], long, TALK[1]]}),
+    }
+    outcome = answer.run(settings(conversations="run:c", max_new_tokens=4), inputs, tmp_path)
+    assert (outcome.notes["conversations"], outcome.notes["left_out"]) == (2, 1)
+    losses = answers.read_held_out(tmp_path)
+    assert losses is not None
+    assert losses.units == [prompt_key(one.messages) for one in TALK[:2]]
+    (left,) = [json.loads(line) for line in (tmp_path / answer.LEFT_OUT).read_text().splitlines()]
+    assert (left["id"], left["reason"]) == ("long", "too long")
+    assert left["tokens"] > limit
+    assert "no perplexity on 1 of 3 conversations" in capsys.readouterr().out
 
 
 def test_sizes_of_parts_and_batches_and_their_order_change_no_score(
