@@ -9,6 +9,7 @@ from pathlib import Path
 
 import sentencepiece
 
+from alignment import console
 from alignment.chat import convert
 from alignment.chat.tokenizers import TURN_END, TURN_START
 from alignment.errors import UserError
@@ -26,6 +27,12 @@ SAMPLED_LINES = 2_000_000
 """Lines that take part in training; of more, a sample drawn with the seed."""
 
 
+LONGEST_LINE = 1 << 24
+"""Bytes of a line beyond which SentencePiece leaves it out."""
+RESERVED_SIGN = "\u2585"
+"""SentencePiece leaves out lines with it: it stands for what is unknown there."""
+
+
 def train(texts: Iterable[str], pieces: int, out: Path, seed: int = 0) -> Path:
     """Byte-pair pieces for ``texts``: byte fallback, single digits, whitespace kept, text left as it is.
 
@@ -39,11 +46,11 @@ def train(texts: Iterable[str], pieces: int, out: Path, seed: int = 0) -> Path:
             cause=f"{SMALLEST} are taken by control tokens, reserved pieces and the 256 bytes",
             remedy=f"Ask for more than {SMALLEST}, for example {SMALLEST + 150}.",
         )
-    model = io.BytesIO()
+    model, lines = io.BytesIO(), _Lines(texts)
     sentencepiece.set_random_generator_seed(seed)
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=_lines(texts),
+            sentence_iterator=iter(lines),
             model_writer=model,
             model_type="bpe",
             vocab_size=pieces,
@@ -63,7 +70,7 @@ def train(texts: Iterable[str], pieces: int, out: Path, seed: int = 0) -> Path:
             allow_whitespace_only_pieces=True,
             add_dummy_prefix=False,
             character_coverage=0.9995,
-            max_sentence_length=1 << 24,
+            max_sentence_length=LONGEST_LINE,
             input_sentence_size=SAMPLED_LINES,
             shuffle_input_sentence=True,
             num_threads=1,
@@ -71,6 +78,7 @@ def train(texts: Iterable[str], pieces: int, out: Path, seed: int = 0) -> Path:
         )
     except RuntimeError as error:
         raise _told(str(error), pieces) from error
+    lines.say()
     return _write(model.getvalue(), out)
 
 
@@ -105,12 +113,30 @@ def _append(proto: convert.Proto, spelled: str, kind: int) -> int:
     return len(proto.pieces) - 1
 
 
-def _lines(texts: Iterable[str]) -> Iterator[str]:
+class _Lines:
     """Lines without their end: a newline is a piece of its own, so nothing is learned across it."""
-    for text in texts:
-        for line in text.split("\n"):
-            if line:
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self._texts, self._all, self._unread = texts, 0, 0
+
+    def __iter__(self) -> Iterator[str]:
+        for text in self._texts:
+            for line in filter(None, text.split("\n")):
+                if RESERVED_SIGN in line or len(line.encode()) > LONGEST_LINE:
+                    self._unread += 1
+                self._all += 1
                 yield line
+
+    def say(self) -> None:
+        """Tell of lines from which SentencePiece has learned nothing; it does not say so itself."""
+        if self._unread:
+            console.say(
+                f"  {self._unread:,} of {self._all:,} lines teach no pieces: they hold {RESERVED_SIGN} (U+2585), which "
+                f"SentencePiece keeps for itself, or more than {LONGEST_LINE >> 20} MiB",
+                style="yellow",
+            )
+        if self._all > SAMPLED_LINES:
+            console.say(f"  pieces are learned from a sample of {SAMPLED_LINES:,} of {self._all:,} lines", style="dim")
 
 
 def _told(message: str, pieces: int) -> UserError:

@@ -56,13 +56,14 @@ def paths(raw: Raw, *, best: bool, ends_with: Role) -> Found:
     answers, and to the first question that was answered among questions.
     """
     root = _root(raw)
-    every = [
-        path
-        for node, path in _walk(root)
-        if _ROLES[node["role"]] == ends_with and (ends_with == "user" or not _goes_on(node, ends_with))
-    ]
+    every, unanswered = [], 0
+    for node, path in _walk(root):
+        ends, goes_on = _ROLES[node["role"]] == ends_with, _goes_on(node, ends_with)
+        if ends and (ends_with == "user" or not goes_on):
+            every.append(path)
+        unanswered += ends_with == "assistant" and not ends and not goes_on
     if not best or len(every) < 2:
-        return Found(every)
+        return Found(every, f"{unanswered} questions without an answer left out" if unanswered and every else "")
     turns = tuple(_best(root, ends_with))
     chosen = next(path for path in every if path.turns == turns)
     return Found([chosen], f"1 of {len(every)} paths taken")
@@ -78,6 +79,16 @@ def pairs(raw: Raw, *, adjacent: bool) -> Iterator[Pair]:
         for better, worse in pairwise(ranked) if adjacent else combinations(ranked, 2):
             dropped = path.dropped or _refusal(better) or _refusal(worse)
             yield Pair(path.turns, better["text"], worse["text"], worse["rank"] - better["rank"], dropped)
+
+
+def alone(raw: Raw) -> int:
+    """The answers that are in no pair: those without a rank, and those without another one to be compared with."""
+    count = 0
+    for node, _ in _walk(_root(raw)):
+        replies = node["replies"] if _ROLES[node["role"]] == "user" else []
+        ranked = sum(reply.get("rank") is not None for reply in replies)
+        count += len(replies) - (ranked if ranked > 1 else 0)
+    return count
 
 
 def _walk(node: Node, before: Messages = (), dropped: str = "") -> Iterator[tuple[Node, Path]]:

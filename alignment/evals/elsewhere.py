@@ -34,9 +34,7 @@ def told(
     nothing of any model.
     """
     results = [one for path in paths for one in _concerning(path, models)]
-    found = {
-        model.name: {_name(one, results): one for one in results if model.is_called(one.model)} for model in models
-    }
+    found = {model.name: {_name(one, results): one for one in imported.of(model, results)} for model in models}
     declared: dict[str, list[Result]] = {}
     for of in found.values():
         for name, one in of.items():
@@ -54,6 +52,12 @@ def told(
     if len(arms) < len(found):
         suite["arms"] = {arm: {name: _one(one, None) for name, one in of.items()} for arm, of in arms.items()}
     return suite
+
+
+def others(paths: Sequence[Path], models: Sequence[Model]) -> list[str]:
+    """The models of which files tell besides these; their lines are left aside."""
+    told = dict.fromkeys(one.model for path in paths for one in imported.read(path))
+    return [name for name in told if not any(model.is_called(name) for model in models)]
 
 
 def _concerning(path: Path, models: Sequence[Model]) -> list[Result]:

@@ -19,12 +19,14 @@ import numpy as np
 from alignment.artifacts import Artifact
 from alignment.chat.types import Message, prompt_key
 from alignment.errors import UserError, nearest
-from alignment.evals import elsewhere
+from alignment.evals import elsewhere, imported
 from alignment.evals.gate import Better, Finding, Rule
 from alignment.evals.imported import Model, Result
 from alignment.evals.intervals import Bootstrap, Interval, mean_of_seeds, unpaired
 from alignment.evals.suites.kept import interval_of
 
+READ = "conversations"
+"""Of a perplexity: the digest of what was read, which two models must share to be compared."""
 RESULTS, ANSWERS, EXAMPLES = "results.json", "answers.parquet", "examples.parquet"
 OF_MODELS = ("models", "names", "against", "imports")
 """Settings that say which models are measured and compared, and what others have measured of them."""
@@ -110,6 +112,10 @@ class Evaluation:
             return self._finding(interval_of(known), less, paired=paired, examples=known.get("examples"))
         if less is not None:
             return None if np.isnan(less.values_P).all() else self._finding(self._mean(less), less, paired=True)
+        if other is not self and measure.startswith(f"{elsewhere.NAME}/"):
+            return None  # Of the same source only where one evaluation has both.
+        if self.told(name).get(measure, {}).get(READ) != other.told(base).get(measure, {}).get(READ):
+            return None
         own, its = self.value(candidate, measure), other.value(best, measure)
         if own is None or its is None or own.interval is None or its.interval is None:
             return None
@@ -311,8 +317,8 @@ class Evidence:
     def _like(self, evaluation: Evaluation) -> Iterator[Evaluation]:
         return (one for one in self.evaluations if one is not evaluation and one.is_made_like(evaluation))
 
-    def _imported(self, *models: Model) -> Iterator[Result]:
-        return (one for one in self.imports if any(model.is_called(one.model) for model in models))
+    def _imported(self, model: Model) -> list[Result]:
+        return imported.of(model, self.imports)
 
     def _check(self, evaluation: Evaluation) -> None:
         """Nothing is left aside: what measured the best has the candidate beside it, here or in one made like it."""

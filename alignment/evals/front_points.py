@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from alignment import console
 from alignment.artifacts import Artifact, Parent
 from alignment.errors import UserError, nearest
 from alignment.evals.fronts import KL, Answers, Claim, Cloud, Kind, Line
@@ -61,6 +62,11 @@ def of_runs(runs: Sequence[Artifact], names: Sequence[str]) -> Cloud:
                 f"{name}: its {len(some)} runs have no look in common",
                 cause="Seeds are joined at the steps at which all of them were measured.",
                 remedy="Name runs with one watching.every.",
+            )
+        lost = len({step for one in looks for step in one}) - len(steps)
+        if lost:
+            console.say(
+                f"  {name}: left out are {lost} looks that not all of its {len(some)} runs have", style="yellow"
             )
         lines.append(
             Line(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,20 @@ def read(path: Path) -> list[Result]:
         first[key] = where
         results.append(one)
     return results
+
+
+def of(model: Model, results: Iterable[Result]) -> list[Result]:
+    """What results tell of a model. Raises :class:`UserError` where two tell the same measure by one source."""
+    found: dict[tuple[str, str], Result] = {}
+    for one in (one for one in results if model.is_called(one.model)):
+        other = found.setdefault((one.measure, one.source), one)
+        if other is not one:
+            raise UserError(
+                f"imports: {one.measure} of {model.name} from {one.source} is there twice",
+                cause=" and ".join(f"{each.estimate:g} of {each.model} ({each.date})" for each in (other, one)),
+                remedy="Keep the line that holds.",
+            )
+    return [*found.values()]
 
 
 def _numbers(where: str, cells: Mapping[str, str]) -> dict[str, Any]:

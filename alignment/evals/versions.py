@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from alignment.evals.intervals import Bootstrap
+from alignment.evals.intervals import Bootstrap, Interval
 
 Against = Literal["first", "previous"]
 Told = dict[str, Any]
@@ -54,12 +54,9 @@ def arms(
     """
     told: dict[str, Told] = {}
     for arm, measures in averaged(values, seeds).items():
-        columns_PK = np.stack(list(measures.values()), axis=1)
-        found = resamples.ratios(columns_PK, np.ones_like(columns_PK))
         told[arm] = {
             measure: interval._asdict() | {"seeds": [float(values[label][measure].mean()) for label in seeds[arm]]}
-            for measure, interval in zip(measures, found, strict=True)
-            if interval
+            for measure, interval in _means(measures, resamples, 0).items()
         }
     return told
 
@@ -70,17 +67,21 @@ def differences(
     """The mean of every measure less that of the base, by model, from ``values[model][measure]`` (P each)."""
     told: dict[str, Told] = {}
     for name, base in bases.items():
-        measures = list(values[name])
-        less_PK = np.stack([values[name][measure] - values[base][measure] for measure in measures], axis=1)
-        found = dict(zip(measures, resamples.ratios(less_PK, np.ones_like(less_PK)), strict=True))
-        if finished := found.get(FINISHED):
-            less_P = less_PK[:, measures.index(FINISHED)]
-            found[FINISHED] = resamples.bounded(finished, np.ones(len(less_P), bool), less_P, -1, 1)
-        told[name] = {
-            "from": base,
-            "measures": {measure: interval._asdict() for measure, interval in found.items() if interval},
-        }
+        less = {measure: values[name][measure] - values[base][measure] for measure in values[name]}
+        found = _means(less, resamples, -1)
+        told[name] = {"from": base, "measures": {measure: interval._asdict() for measure, interval in found.items()}}
     return told
+
+
+def _means(values: Mapping[str, np.ndarray], resamples: Bootstrap, least: float) -> dict[str, Interval]:
+    """The mean of every measure, from ``values[measure]`` (P); that of a share lies between ``least`` and 1."""
+    columns_PK = np.stack(list(values.values()), axis=1)
+    found = zip(values, resamples.ratios(columns_PK, np.ones_like(columns_PK)), strict=True)
+    means = {measure: interval for measure, interval in found if interval}
+    if FINISHED in means:
+        share_P = values[FINISHED]
+        means[FINISHED] = resamples.bounded(means[FINISHED], np.ones(len(share_P), bool), share_P, least, 1)
+    return means
 
 
 def by_skill(values: Mapping[str, np.ndarray], tags: Sequence[Sequence[str]]) -> dict[str, dict[str, float]]:

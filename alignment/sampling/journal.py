@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -81,12 +82,15 @@ class Journal:
     def add(self, digest: str, told: Told | None, spent: int) -> None:
         """Keep an answer, or what an unusable one has cost; on disk when this returns."""
         kept = {"digest": digest, "spent": spent, **(told or {})}
+        place = self.path.stat().st_size if self.path.is_file() else 0
         try:
             with open(self.path, "ab") as file:
-                place = file.tell()
                 file.write(json.dumps(kept, ensure_ascii=False).encode() + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
+            # Another answer may still come, and must not be written behind half a line.
+            with contextlib.suppress(OSError):
+                os.truncate(self.path, place)
             raise files.disk_error(error, self.path) from None
         self._note(kept, place)

@@ -24,6 +24,10 @@ class ModelRespondent:
         """What the model goes on from."""
         return prompt_ids(turns, self.tokenizer)
 
+    def need_room(self, prompts: Sequence[Messages], keys: Sequence[str], max_new_tokens: int) -> None:
+        """Raise :class:`UserError` for a prompt that leaves no room for an answer, before any is drawn."""
+        self._sampler.need_room([self.asked(turns) for turns in prompts], keys, max_new_tokens)
+
     def reply(
         self,
         prompts: Sequence[Messages],

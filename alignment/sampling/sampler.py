@@ -88,7 +88,7 @@ class Sampler:
         """
         _check_settings(samples, temperature, top_p, max_new_tokens, batch_rows)
         assert temperature > 0 or self.beside is None, "a mixture is drawn from, not maximised"
-        self._check_prompts(prompts, prompt_ids, max_new_tokens)
+        self.need_room(prompts, prompt_ids, max_new_tokens)
         if not prompts:
             return []
         # Alike in length, the rows of a batch need little padding; the longest come first and show at once what fits.
@@ -163,7 +163,8 @@ class Sampler:
             return logits[0], temperature
         return together(logits[0], logits[1], self.beside.share, temperature), 1.0
 
-    def _check_prompts(self, prompts: Sequence[Sequence[int]], prompt_ids: Sequence[str], max_new_tokens: int) -> None:
+    def need_room(self, prompts: Sequence[Sequence[int]], prompt_ids: Sequence[str], max_new_tokens: int) -> None:
+        """Raise :class:`UserError` for an empty prompt, and for one that leaves no room for an answer."""
         assert len(prompts) == len(prompt_ids), "every prompt has an id"
         context = min(causal_lm(model).config.max_position_embeddings for model in self._models)
         for name, prompt in zip(prompt_ids, prompts, strict=True):

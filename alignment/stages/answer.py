@@ -23,8 +23,9 @@ from alignment.settings import execution, identity, reference
 from alignment.training.engine import EngineSettings
 
 if TYPE_CHECKING:
+    from alignment.chat.render import Rendered
     from alignment.chat.types import Conversation, Prompt
-    from alignment.evals.suites.subject import Likelihood, Subject
+    from alignment.evals.suites.subject import Subject
     from alignment.scoring.scorer import Scorer
 
 ALGORITHM_VERSION = 1
@@ -101,11 +102,12 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
     conversations = _conversations(settings, inputs, subject)
     notes = ({} if subject.served else engine.notes()) | {"prompts": len(prompts)}
     with allocator.keeping():
+        whole = _whole(subject, conversations)
         answers.write(out, _answered(settings, inputs, subject, prompts))
-        if conversations:
-            read, losses = _read(subject, conversations)
-            answers.write_held_out(out, read, losses)
-            notes |= {"conversations": len(read), "left_out": len(conversations) - len(read)}
+        if whole:
+            losses = subject.likelihoods("perplexity", [(one.ids, one.mask) for _, one in whole])
+            answers.write_held_out(out, [row for row, _ in whole], losses)
+            notes |= {"conversations": len(whole), "left_out": len(conversations) - len(whole)}
     found = answers.read(out)
     metrics = {name: float(values_P.mean()) for name, values_P in found.columns.items()}
     return Outcome("evaluation", metrics, next(iter(metrics)), notes=notes)
@@ -149,6 +151,7 @@ def _answered(
     scorers = _scorers(settings, inputs, subject, prompts)
     against = open_policy(inputs["reference"], subject.engine) if "reference" in inputs else None
     how = Decoding(samples=1, **{key: getattr(settings, key) for key in Decoding.model_fields if key != "samples"})
+    subject.need_room([one.messages for one in prompts], [one.id for one in prompts], how)
 
     def ask(some: Sequence[Prompt]) -> list[dict[str, Any]]:
         replies = subject.respondent.reply([one.messages for one in some], [one.id for one in some], how)
@@ -188,21 +191,22 @@ def _scorers(
     return scorers
 
 
-def _read(subject: Subject, conversations: Sequence[Conversation]) -> tuple[list[Conversation], list[Likelihood]]:
-    """The conversations that the model sees whole, and its losses on their answers; the others are listed."""
+def _whole(subject: Subject, conversations: Sequence[Conversation]) -> list[tuple[Conversation, Rendered]]:
+    """The conversations that the model sees whole, as it sees them; the others are listed."""
     from alignment.chat.render import render
 
+    if not conversations:
+        return []
     policy, limit = subject.policy, subject.policy.tokens_limit
-    rendered = [render(row.messages, policy.tokenizer, policy.schema, row.train) for row in conversations]
-    whole = [place for place, one in enumerate(rendered) if len(one.ids) <= limit]
+    rendered = [(row, render(row.messages, policy.tokenizer, policy.schema, row.train)) for row in conversations]
+    whole = [(row, one) for row, one in rendered if len(one.ids) <= limit]
     if not whole:
         raise UserError(
             f"conversations: none of {len(conversations):,} fits into the {limit:,} tokens that the model sees",
             remedy="Name shorter ones, or conversations=null.",
         )
-    _list_long(subject, {row.id: len(one.ids) for row, one in zip(conversations, rendered, strict=True)}, limit)
-    losses = subject.likelihoods("perplexity", [(rendered[place].ids, rendered[place].mask) for place in whole])
-    return [conversations[place] for place in whole], losses
+    _list_long(subject, {row.id: len(one.ids) for row, one in rendered}, limit)
+    return whole
 
 
 def _list_long(subject: Subject, tokens: Mapping[str, int], limit: int) -> None:

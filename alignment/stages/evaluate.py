@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from alignment import files
+from alignment import console, files
 from alignment.artifacts import Artifact, Outcome
 from alignment.errors import UserError
 from alignment.sampling.endpoint import EndpointSettings
@@ -27,9 +27,10 @@ from alignment.training.engine import EngineSettings
 
 if TYPE_CHECKING:
     from alignment.evals.answers import Answers, Losses
+    from alignment.evals.imported import Model
     from alignment.evals.intervals import Bootstrap, Interval
 
-ALGORITHM_VERSION = 4
+ALGORITHM_VERSION = 5
 EXAMPLES, RESULTS = "examples.parquet", "results.json"
 OF_ANSWERS = (
     *("prompts", "conversations", "rewards", "classifier", "reference", "split", "count"),
@@ -91,6 +92,7 @@ def asks(settings: Settings) -> dict[str, tuple[str, str, dict[str, Any]]]:
     Raises :class:`UserError` for unknown suites, and for as many names as there are no models.
     """
     from alignment.evals import elsewhere
+    from alignment.evals.arms import labels_of
     from alignment.evals.suites import capabilities
 
     suites = _suite_names(settings.suites)
@@ -101,6 +103,10 @@ def asks(settings: Settings) -> dict[str, tuple[str, str, dict[str, Any]]]:
         raise UserError(
             f"names: {len(settings.names)} names for {len(settings.models)} models", remedy="Give one for each."
         )
+    labels = labels_of(settings.names or [])
+    if len(set(labels)) < len(labels):
+        alike = next(label for label in labels if labels.count(label) > 1)
+        raise UserError(f"names: two models are called {alike}", cause="The seeds of an arm are numbered so.")
     found: dict[str, tuple[str, str, dict[str, Any]]] = {}
     if settings.prompts is not None:
         asked = settings.model_dump(include={*OF_ANSWERS})
@@ -115,9 +121,19 @@ def asks(settings: Settings) -> dict[str, tuple[str, str, dict[str, Any]]]:
 
 
 def precheck(settings: Settings, inputs: Mapping[str, Artifact]) -> None:
-    """Raise :class:`UserError` for a model that is given twice, before any is asked."""
-    if all(f"models.{place}" in inputs for place in range(len(settings.models))):
-        _names(settings, inputs)
+    """Before any model is asked: raise :class:`UserError` for one given twice, and for imports that tell of none."""
+    from alignment.evals import elsewhere
+    from alignment.evals.suites import capabilities
+
+    if not all(f"models.{place}" in inputs for place in range(len(settings.models))):
+        return
+    suites = _imports(settings, inputs, _names(settings, inputs))
+    of_imports = {
+        name: [one for one in of if one.partition("/")[0] == elsewhere.NAME]
+        for name, of in (settings.capabilities or {}).items()
+    }
+    if suites:
+        capabilities.told({name: of for name, of in of_imports.items() if of}, suites)
 
 
 def _short(model: str) -> str:
@@ -131,6 +147,7 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
 
     What is not asked for is not written.
     """
+    from alignment.evals import elsewhere
     from alignment.evals.suites import capabilities, comparing
     from alignment.reporting import evaluations
     from alignment.training.engine import resolve
@@ -143,6 +160,8 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
     suites = _suites(settings, inputs, names, out) | _imports(settings, inputs, names)
     if suites:
         told = comparing.merged(told, suites)
+    if others := elsewhere.others(sources(settings), _known(settings, inputs, names)):
+        console.say(f"  imports: lines of other models are left aside ({', '.join(others)})", style="yellow")
     if settings.capabilities is not None:
         told["capabilities"] = capabilities.told(settings.capabilities, suites)
     files.write_json(out / RESULTS, told)
@@ -171,12 +190,8 @@ def _answered(
     resamples = Bootstrap(found[names[0]].keys, settings.confidence, settings.seed)
     results = {name: _intervals(one, resamples) for name, one in found.items()}
     losses = {name: one for name, folder in folders.items() if (one := answers.read_held_out(folder)) is not None}
-    for name, one in losses.items():
-        results[name]["perplexity"] = _perplexity(one, settings)
     told = _told(results, found, resamples, settings)
-    for name, one in told["differences"].items():
-        less = _perplexity_less(losses.get(name), losses.get(one["from"]), settings)
-        one["measures"] |= {} if less is None else {"perplexity": less._asdict()}
+    _add_perplexities(told, losses, settings)
     return told, len(found[names[0]].ids)
 
 
@@ -199,16 +214,21 @@ def _suites(settings: Settings, inputs: dict[str, Artifact], names: list[str], o
 def _imports(settings: Settings, inputs: Mapping[str, Artifact], names: list[str]) -> dict[str, dict[str, Any]]:
     """What was measured of the models elsewhere, as a suite."""
     from alignment.evals import elsewhere
-    from alignment.evals.imported import Model
 
     paths = sources(settings)
     if not paths:
         return {}
-    models = []
-    for place, (name, spelling) in enumerate(zip(names, settings.models, strict=True)):
-        model = inputs[f"models.{place}"]
-        models.append(Model.of(name, [(model.fingerprint, spelling, model.path)]))
+    models = _known(settings, inputs, names)
     return {elsewhere.NAME: elsewhere.told(paths, models, settings.names, settings.against)}
+
+
+def _known(settings: Settings, inputs: Mapping[str, Artifact], names: list[str]) -> list[Model]:
+    """The models, by all that results from elsewhere may call them."""
+    from alignment.evals.imported import Model
+
+    said = zip(names, settings.models, strict=True)
+    models = ((name, spelling, inputs[f"models.{place}"]) for place, (name, spelling) in enumerate(said))
+    return [Model.of(name, [(one.fingerprint, spelling, one.path)]) for name, spelling, one in models]
 
 
 def _suite_names(suites: list[str]) -> list[str]:
@@ -257,6 +277,21 @@ def _intervals(found: Answers, resamples: Bootstrap) -> dict[str, Interval]:
     return told | {"finished": resamples.bounded(told["finished"], everything, finished_P, 0, 1)}
 
 
+def _add_perplexities(told: dict[str, Any], losses: Mapping[str, Losses], settings: Settings) -> None:
+    """Every model's perplexity, with the conversations that it is of, and its difference where both read the same."""
+    for name, one in losses.items():
+        of = {"examples": len(one.units), "conversations": files.digest_json(one.units)}
+        told["models"][name]["perplexity"] = _perplexity(one, settings)._asdict() | of
+    if len({tuple(one.units) for one in losses.values()}) > 1:
+        read = ", ".join(f"{name} {len(one.units):,}" for name, one in losses.items())
+        console.say(f"  perplexities of different conversations are not compared; read were: {read}", style="yellow")
+    for name, one in told["differences"].items():
+        base = losses.get(one["from"])
+        less = _perplexity_less(losses.get(name), base, settings)
+        if less is not None and base is not None:
+            one["measures"]["perplexity"] = less._asdict() | {"examples": len(base.units)}
+
+
 def _perplexity(losses: Losses, settings: Settings) -> Interval:
     """exp of the mean NLL per answer token; prompts are resampled."""
     import numpy as np
@@ -302,14 +337,13 @@ def _told(
             for name, measures in results.items()
         },
     }
-    values = {name: one.measures for name, one in found.items()}
+    values = {name: one.columns for name, one in found.items()}
     seeds = versions.seeds_of(list(values), settings.names)
     arms = versions.averaged(values, seeds)
     if len(arms) < len(values):
         told["arms"] = versions.arms(values, seeds, resamples)
     bases = versions.base_of(list(arms), settings.against)
-    everything = versions.averaged({name: one.columns for name, one in found.items()}, seeds)
-    told["differences"] = versions.differences(everything, bases, resamples)
+    told["differences"] = versions.differences(arms, bases, resamples)
     if not all("gold" in measures for measures in values.values()):
         return told | {"skills": {}, "skill_differences": {}}
     tags, overall = next(iter(found.values())).tags, {name: measures["gold"] for name, measures in arms.items()}

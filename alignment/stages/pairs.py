@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from alignment import files
+from alignment import console, files
 from alignment.artifacts import Artifact, Outcome
 from alignment.data.rows import Split
 from alignment.evals.drawn_pairs import VARIANTS, check, variant_names
@@ -78,6 +78,7 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
         "kind": "answers",
         "rows": dict(rows),
         "why": dict(whys.most_common()),
+        "not_drawn": _not_drawn(prompts, rows),
         "policies": policies,
         "licences": sorted({licence for artifact in inputs.values() for licence in artifact.licences}),
         "made_by": "pairs",
@@ -87,3 +88,15 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
     metrics = {"pairs": float(total), "to_judge": float(judged), "finished_share": finished / (2 * total)}
     metrics |= {why.replace(" ", "_"): float(count) for why, count in whys.items()}
     return Outcome("answers", metrics, "to_judge", notes=engine.notes() | {"policies": policies})
+
+
+def _not_drawn(prompts: Path, rows: Mapping[str, int]) -> dict[str, int]:
+    """Prompts that nobody was asked, by split: those beyond ``count``, and those of other splits."""
+    from alignment.data import store
+
+    left = {split: there - rows.get(split, 0) for split, there in store.card(prompts)["rows"].items()}
+    left = {split: count for split, count in left.items() if count}
+    if left:
+        told = ", ".join(f"{count:,} of {split}" for split, count in left.items())
+        console.say(f"  prompts that are not drawn for: {told}", style="dim")
+    return left

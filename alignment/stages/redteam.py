@@ -121,6 +121,7 @@ def run(settings: Settings, inputs: dict[str, Artifact], out: Path) -> Outcome:
     world = store.world_of(inputs["world"].need("dataset").path) if "world" in inputs else None
     engine = resolve(settings.engine)
     subject = Subject(inputs["model"], engine, settings.endpoint, out)
+    subject.need_chat()
     judge = verdicts.opened(settings.judge, inputs["judge.by"], subject, world, ())
     old = list(regressions.rows(inputs["regressions"])) if "regressions" in inputs else []
     trials, unreadable = _trials(settings, inputs, places, world, engine, out)

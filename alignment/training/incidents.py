@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -38,8 +39,12 @@ def note(folder: Path, why: str) -> None:
     # What has happened is there to be told, and not what happens while it is noted: a full disk is both.
     with contextlib.suppress(OSError):
         if console.is_main_process() and any(path.name != FILE for path in folder.iterdir()):
-            with open(folder / FILE, "a", encoding="utf-8") as file:
-                file.write(line)
+            with open(folder / FILE, "ab+") as file:
+                if file.tell():
+                    # One that a full disk has cut short ends before this one begins.
+                    file.seek(-1, os.SEEK_END)
+                    file.write(b"" if file.read() == b"\n" else b"\n")
+                file.write(line.encode())
 
 
 def reason(error: BaseException) -> str:
@@ -55,7 +60,7 @@ def told(folder: Path) -> dict[str, Any]:
     path = folder / FILE
     found = []
     for line in path.read_text(encoding="utf-8").split("\n") if path.is_file() else []:
-        # The last one may have been cut short by a full disk.
+        # One may have been cut short by a full disk.
         with contextlib.suppress(json.JSONDecodeError):
             found.append(json.loads(line))
     return {"incidents": found} if found else {}

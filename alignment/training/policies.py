@@ -157,16 +157,20 @@ def merge_adapter(policy: Policy, trunk: Artifact, out: Path) -> Policy:
 
 
 def save_adapter(model: Any, folder: Path) -> None:
-    """Write a PEFT adapter: the same bytes for the same one.
+    """Write a PEFT adapter: the same bytes for the same one, wherever it lies.
 
-    PEFT adds to a README.md that is there, be it half of one, and lists sets as they happen to come.
+    PEFT writes where its trunk lies here, in a card that is empty otherwise too, and lists sets as they happen to come.
     """
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder, safe_serialization=True)
+    (folder / "README.md").unlink()
     path = folder / "adapter_config.json"
     told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     lists = {name: sorted(set(told[name])) for name in ("target_modules", "modules_to_save") if told[name] is not None}
-    files.write_json(path, told | lists)
+    trunk = Path(told["base_model_name_or_path"])
+    files.write_json(
+        path, told | lists | {"base_model_name_or_path": trunk.name if trunk.is_absolute() else str(trunk)}
+    )
 
 
 def trained(policy: Policy) -> dict[str, nn.Parameter]:

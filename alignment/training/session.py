@@ -74,6 +74,8 @@ def train_and_measure(
     rate = trained.amount / max(trained.seconds, 1e-9)
     console.say(f"  {trained.steps:,} steps, {rate:,.0f} real tokens/s", style="dim")
     notes = engine.notes() | {"tokens_per_second": round(rate), "resumed_from_step": trained.resumed_from}
+    if held_out_rows is not None:
+        notes["held_out_rows"] = len(held_out_rows)
     notes["tokens_processed"] = planned_tokens(rows.lengths, numbers.batch, trained.steps, seed, numbers.length_window)
     return Outcome(
         "policy", metrics, HELD_OUT if held_out_rows is not None else "loss", tokens=policy.tokens, notes=notes

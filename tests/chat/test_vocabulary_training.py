@@ -7,6 +7,7 @@ import pytest
 import sentencepiece
 from chat_samples import TEXT
 
+from alignment.chat import train as vocabulary_training
 from alignment.chat.tokenizers import Tokenizer, load
 from alignment.chat.train import SMALLEST, extend, train
 from alignment.errors import UserError
@@ -101,3 +102,15 @@ def test_extending_a_whole_model_changes_nothing(model_file: Path, tmp_path: Pat
 def test_extending_what_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no SentencePiece model"):
         extend(tmp_path / "nothing.model", tmp_path)
+
+
+def test_lines_from_which_nothing_is_learned_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train([*TEXT, "жар жар жар \u2585\nжар"], 450, tmp_path)
+    said = " ".join(capsys.readouterr().out.split())
+    lines = sum(bool(line) for text in TEXT for line in text.split("\n")) + 2
+    assert f"1 of {lines:,} lines teach no pieces: they hold \u2585 (U+2585)" in said
+    monkeypatch.setattr(vocabulary_training, "SAMPLED_LINES", lines - 1)
+    train([*TEXT, "one", "more"], 450, tmp_path)
+    assert f"a sample of {lines - 1:,} of {lines:,} lines" in " ".join(capsys.readouterr().out.split())

@@ -129,6 +129,7 @@ def test_all_paths_of_a_tree_end_with_an_answer() -> None:
         "q/second/more?/deep", "q/second/more?/deeper", "q/best/again?/end", "q/gone", "q/bare",
     ]  # fmt: skip
     assert [c.dropped for c in reading.candidates] == ["", "", "", "deleted message in the path", ""]
+    assert reading.changed == "2 questions without an answer left out"
 
 
 def test_the_best_path_follows_the_ranks_and_says_what_is_left() -> None:

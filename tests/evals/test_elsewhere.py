@@ -129,3 +129,38 @@ def test_the_gate_reads_them_and_lets_nothing_pass_of_which_nobody_is_sure(tmp_p
     assert math.isinf(uplift.interval.high)
     (rule,) = gate_rules.read(said[1:], {})
     assert not gate.judge(rule, uplift).passed
+
+
+def test_two_lines_of_one_measure_by_one_source_are_refused(tmp_path: Path) -> None:
+    """Under two names of a model, and in two files; another source is another measure."""
+    twice = "ppo-1,pass@1,0.5,,,9,sandbox,2026-11-02"
+    with pytest.raises(UserError, match=r"pass@1 of ppo from sandbox is there twice") as error:
+        told(tmp_path, *LINES, twice)
+    assert error.value.cause == "0.31 of run:/store/ppo-1 (2026-11-01) and 0.5 of ppo-1 (2026-11-02)"
+    (later := tmp_path / "later").mkdir()
+    with pytest.raises(UserError, match="is there twice"):
+        elsewhere.told([file(tmp_path), file(later, twice)], MODELS, None, "first")
+    assert "pass@1 (board)" in told(tmp_path, *LINES, twice.replace("sandbox", "board"))["models"]["ppo"]
+
+
+def test_models_that_are_left_aside_are_known(tmp_path: Path) -> None:
+    assert elsewhere.others([file(tmp_path)], MODELS) == ["other"]
+
+
+def test_what_two_evaluations_imported_is_not_compared(tmp_path: Path) -> None:
+    """They may be of two sources, which only one evaluation that has both tells apart."""
+    made = []
+    for one in MODELS:
+        (folder := tmp_path / one.name).mkdir()
+        line = next(line for line in LINES if ("ppo" in line) == (one.name == "ppo"))
+        suite = elsewhere.told([file(folder, line)], [one], None, "first")
+        nothing = {"confidence": 0.95, "models": {one.name: {}}, "differences": {}}
+        nothing |= {"skills": {}, "skill_differences": {}}
+        (folder / "results.json").write_text(json.dumps(comparing.merged(nothing, {elsewhere.NAME: suite})))
+        parents = {"models.0": Parent(f"latest:{one.name}", one.fingerprints[0], f"/store/{one.name}-1")}
+        made.append(Evaluation(Artifact(folder, "evaluation", "evaluate", one.name, "0" * 64, parents=parents)))
+    evidence = Evidence(made, [], "ppo", "sft")
+    (rule,) = gate_rules.read(["imports/pass@1 no_worse_than 0.5 higher_is_better"], {})
+    (found,) = evidence.findings(rule)
+    assert found.interval is None
+    assert "not measured of sft in the same way" in found.why

@@ -14,6 +14,7 @@ from report_support import Making
 
 from alignment.chat.types import messages, prompt_key
 from alignment.errors import UserError
+from alignment.evals import gate
 from alignment.evals.evidence import Evaluation, Evidence
 from alignment.evals.gate import Finding, Rule
 from alignment.evals.intervals import Bootstrap, Interval
@@ -190,3 +191,19 @@ def test_what_is_no_evaluation_of_policies_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match="measured no policies"):
             Evaluation(one)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_perplexities_of_different_conversations_are_not_compared(tmp_path: Path, same: bool) -> None:
+    more = {"sft": {"perplexity": 2.0}, "ppo": {"perplexity": 2.5}}
+    one = evaluate(Making(tmp_path), "versions", planted(), more=more)
+    results = json.loads((one.path / "results.json").read_text())
+    for name, read in (("sft", "a"), ("ppo", "a" if same else "b")):
+        results["models"][name]["perplexity"] |= {"examples": 4, "conversations": read}
+    (one.path / "results.json").write_text(json.dumps(results))
+    rule = Rule("perplexity", "no_worse_than", 1.0, better="lower")
+    (found,) = evidence(one).findings(rule)
+    assert (found.interval is not None) == same
+    (value,) = evidence(one).findings(Rule("perplexity", "at_most", 3))
+    assert value.prompts == 4
+    assert not gate.judge(Rule("perplexity", "at_most", 3), value).passed, "four are too few to bound anything"

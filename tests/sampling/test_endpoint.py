@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from alignment.errors import DataError, UserError
 from alignment.sampling import endpoint
 from alignment.sampling.decoding import Decoding, Reply
 from alignment.sampling.endpoint import Endpoint, EndpointSettings
+from alignment.sampling.journal import Journal
 
 COST = PROMPT_TOKENS + ANSWER_TOKENS
 PROMPTS = [messages(("user", f"Question {number}?")) for number in range(6)]
@@ -299,3 +301,23 @@ def test_the_journal_is_lines_of_json(server: LocalServer, tmp_path: Path) -> No
     assert (kept["tokens"], kept["finished"], kept["spent"]) == (ANSWER_TOKENS, True, COST)
     ((again,),) = teacher(journal).reply(PROMPTS[:1], NAMES[:1], decoding())
     assert again.text == kept["text"]
+
+
+def test_half_a_line_of_a_full_disk_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other answers are still on their way, and would be written behind it."""
+    journal = Journal(tmp_path / "journal.jsonl", {"text": str})
+    journal.add("a" * 32, {"text": "one"}, 3)
+
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(UserError, match="disk is full"):
+            journal.add("b" * 32, {"text": "two"}, 3)
+    journal.add("c" * 32, {"text": "three"}, 3)
+    again = Journal(journal.path, {"text": str})
+    assert {key[0]: one["text"] for key, one in again.answers([name * 32 for name in "abc"]).items()} == {
+        "a": "one",
+        "c": "three",
+    }

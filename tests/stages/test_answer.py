@@ -25,6 +25,7 @@ from alignment.evals.suites import subject
 from alignment.gemma import core
 from alignment.sampling.decoding import Decoding
 from alignment.sampling.model_respondent import ModelRespondent
+from alignment.sampling.sampler import Sampler
 from alignment.scoring import opening
 from alignment.scoring.scorer import Scores
 from alignment.stages import answer
@@ -304,3 +305,26 @@ def test_conversations_without_the_split_are_refused_and_no_other_is_taken(tmp_p
     with pytest.raises(UserError, match="has no row in the split test") as error:
         answer._conversations(settings(), inputs, of(drawing.POLICY, tmp_path))
     assert "train, valid" in str(error.value.cause)
+
+
+@pytest.mark.parametrize("what", ["prompt", "conversations"])
+def test_what_is_too_long_is_refused_before_anything_is_drawn(
+    models: list[Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    limit = core.read_config(models[0].path).max_position_embeddings
+    words, several = "answer " * limit, prompts(3)
+    long = Conversation(messages(("user", "question"), ("assistant", words)), "long")
+    if what == "prompt":
+        several[2] = Prompt(messages(("user", words)), "last")
+    inputs = {
+        "model": models[0],
+        "prompts": drawing.dataset(tmp_path / "p", "prompts", {"test": several}),
+        "conversations": drawing.dataset(
+            tmp_path / "c", "conversations", {"test": [long, TALK[0]][: 1 + (what == "prompt")]}
+        ),
+    }
+    monkeypatch.setattr(subject.Subject.in_parts, "__defaults__", (1,))
+    monkeypatch.setattr(Sampler, "draw", None)
+    said = "'last' of .* leaves no room" if what == "prompt" else "none of 1 fits"
+    with pytest.raises(UserError, match=said):
+        answer.run(settings(conversations="run:c", max_new_tokens=4), inputs, tmp_path)

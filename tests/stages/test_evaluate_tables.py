@@ -156,7 +156,8 @@ def evaluated(tmp_path: Path) -> Callable[..., Outcome]:
         answers.write(folder, rows)
         return Artifact(folder, "evaluation", "answer", folder.name, "0" * 64)
 
-    def run(names: Sequence[str] = NAMES, golds: bool = True, **more: Any) -> Outcome:
+    def run(names: Sequence[str] = NAMES, golds: bool = True, names_: Any = None, **more: Any) -> Outcome:
+        more |= {"names": names_} if names_ else {}
         values = drawing.values(
             "evaluate", models=["run:m"] * len(names), prompts="run:p", conversations=None, reference=None, **more
         )
@@ -423,3 +424,21 @@ def test_perplexity_is_the_exponential_of_the_mean_over_tokens(
     less = told(tmp_path)["differences"]["rs"]["measures"]["perplexity"]
     assert less["estimate"] == pytest.approx(np.exp((nll + 15) / tokens) - np.exp(nll / tokens))
     assert 0 < less["low"] < less["estimate"] < less["high"] < one["high"] - one["low"] + less["estimate"]
+
+
+def test_arms_of_answers_that_nothing_scores(
+    evaluated: Callable[..., Outcome], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without gold, rewards and a reference there are lengths, and whether answers ended."""
+    evaluated(golds=False, names=list(NAMES)[:3], names_=["a", "a", "b"])
+    results = told(tmp_path)
+    assert set(results["arms"]["a"]) == {"tokens", "finished"}
+    assert results["arms"]["a"]["finished"]["low"] < 1, "exact bounds: all have ended, and others may not"
+    assert results["differences"]["b"]["from"] == "a"
+    assert "arms: means over seeds" in capsys.readouterr().out
+
+
+def test_names_that_the_seeds_of_an_arm_have_are_refused() -> None:
+    values = drawing.values("evaluate", models=["run:m"] * 3, names=["a", "a", "a#1"], prompts="run:p")
+    with pytest.raises(UserError, match="two models are called a#1"):
+        evaluate.asks(evaluate.Settings.parse(values))

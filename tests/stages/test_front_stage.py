@@ -216,6 +216,15 @@ def test_what_is_named_twice_is_no_second_seed(measured: Callable[..., Any], tmp
         front_points.of_runs([looks, other], ["a", "a"])
 
 
+def test_looks_that_a_seed_lacks_are_told(tmp_path: Path, capsys: Any) -> None:
+    from alignment.evals import front_points
+
+    runs = [run(tmp_path / "whole", LOOKS), run(tmp_path / "ended", LOOKS[:2])]
+    (line,) = front_points.of_runs(runs, ["a", "a"]).lines
+    assert line.steps == (0, 10)
+    assert "a: left out are 1 looks that not all of its 2 runs have" in capsys.readouterr().out
+
+
 def test_lines_of_one_name_are_refused(measured: Callable[..., Any]) -> None:
     with pytest.raises(UserError, match="two lines"):
         measured(lines=None, claims=[], run_names=["models", "other"], pairs=None)

@@ -129,6 +129,8 @@ def test_the_card_tells_world_policies_and_licences(
     made(monkeypatch, prompts, tmp_path / "out")
     card = store.card(tmp_path / "out")
     assert card["rows"] == {"train": 40, "valid": 4}
+    asked = store.card(prompts.path)["rows"]
+    assert card["not_drawn"] == {split: n for split in asked if (n := asked[split] - card["rows"].get(split, 0))}
     assert card["licences"] == ["Gemma", "MIT"]
     assert [(one["name"], one["fingerprint"][0], one["temperature"]) for one in card["policies"]] == [
         ("old", "a", 0.7),

@@ -87,6 +87,7 @@ def attacked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Redteam:
         out = tmp_path / name
         out.mkdir(exist_ok=True)
         (tmp_path / "model").mkdir(exist_ok=True)
+        (tmp_path / "model" / "chat_template.jinja").touch()
         with monkeypatch.context() as patch:
             patch.setattr(subject.Subject, "respondent", speaker or Speaker(comply))
             patch.setattr(opening, "open_scorer", lambda *_, **__: judge or Judge(probability))

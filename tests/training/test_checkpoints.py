@@ -141,3 +141,12 @@ def test_two_are_kept_and_rotation_counts_numbers_not_letters(root: Path) -> Non
 def test_the_mark_holds_the_digest_of_every_file(root: Path) -> None:
     folder = save(root, 1)
     assert set(json.loads((folder / checkpoints.MARK).read_text())) == {"model.safetensors", "state/rng.pth"}
+
+
+def test_half_a_note_of_a_full_disk_takes_no_other_with_it(tmp_path: Path) -> None:
+    (tmp_path / "something").touch()
+    incidents.note(tmp_path, "first")
+    path = tmp_path / incidents.FILE
+    path.write_bytes(path.read_bytes() + b'{"at": "2026')
+    incidents.note(tmp_path, "second")
+    assert [one["why"] for one in incidents.told(tmp_path)["incidents"]] == ["first", "second"]

@@ -180,4 +180,5 @@ def read_oasst_pairs(raw: Raw, shape: Shape) -> Reading:
         )
         for pair in found
     ]
-    return Reading(candidates)
+    left = trees.alone(raw) if candidates else 0
+    return Reading(candidates, changed=f"{left} answers without a ranked other left out" if left else "")

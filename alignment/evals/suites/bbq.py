@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from pydantic import model_validator
+
 from alignment.artifacts import Artifact
 from alignment.errors import UserError
 from alignment.evals.suites import choices
@@ -31,6 +33,12 @@ INVALID = Measure("invalid", "lower", "share of the drawn answers that are no ch
 
 class Settings(choices.Settings):
     """As multiple choice; the questions are of the format ``bbq``, whose tags are context, polarity and category."""
+
+    @model_validator(mode="after")
+    def _own_measures(self) -> Settings:
+        if self.gap is not None:
+            raise ValueError("gap: between groups BBQ tells its own bias; say gap=null")
+        return self
 
 
 def examine(settings: Settings, inputs: Mapping[str, Artifact], subject: Subject) -> Examined:

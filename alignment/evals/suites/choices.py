@@ -72,6 +72,8 @@ class Settings(Suite):
             raise ValueError(f"two formats are the same: {next(one for one in names if names.count(one) > 1)}")
         if any(form.scoring == "generate" for form in self.formats) and self.decoding is None:
             raise ValueError("a format generates, and suite.decoding does not say how")
+        if self.decoding is not None and self.decoding.samples != 1:
+            raise ValueError(f"decoding.samples={self.decoding.samples}: one answer is drawn to a question")
         if self.prompting == "few_shot" and not self.shots:
             raise ValueError("few_shot wants shots above 0")
         if self.gap is not None and self.gap.group not in self.groups:

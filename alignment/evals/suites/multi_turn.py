@@ -99,6 +99,13 @@ def examine(settings: Settings, inputs: dict[str, Artifact], subject: Subject) -
         _need_rubrics(dialogues, rubrics)
     subject.refuse_seen(map(row_key, dialogues))
     refuse_seen(inputs["judge"], map(row_key, dialogues))
+    short = [one.id for one in dialogues if len(turns_of(one)) < _from_turn(one, rubrics)]
+    if len(short) == len(dialogues):
+        raise UserError(
+            f"suite.dialogues: none of {len(dialogues):,} has a turn that is rated",
+            cause="They end before the turn from which their rubric rates (from_turn).",
+            remedy="Name longer ones, or rate from an earlier turn.",
+        )
     answers = _answers(dialogues, rubrics, settings, subject)
     rated = [turn for one in dialogues for turn in turns_of(one) if turn.number >= _from_turn(one, rubrics)]
     there = [turn for turn in rated if turn.key in answers and answers[turn.key].reply.text.strip()]
@@ -106,6 +113,7 @@ def examine(settings: Settings, inputs: dict[str, Artifact], subject: Subject) -
     by_key = {turn.key: rating for turn, rating in zip(there, ratings, strict=True)}
     measures = (*MEASURES, INVALID) if spoken else MEASURES
     notes = {"dialogues": len(dialogues), "in_a_chat": subject.chats}
+    notes |= {"dialogues_without_a_rated_turn": len(short)} if short else {}
     return Examined(measures, _examples(dialogues, answers, by_key, rubrics), notes)
 
 

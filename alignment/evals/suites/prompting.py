@@ -204,14 +204,12 @@ def read_answer(said: str, form: Form, question: Question) -> int | None:
     ends it do not matter.
     """
     plain = _plain(said)
-    for place, option in enumerate(question.options):
-        wanted = {_plain(option)}
-        if form.labels != "none":
-            label = form.label(place)
-            wanted |= {_plain(one) for one in (label, f"({label})", f"{label})", f"{label}{form.separator}{option}")}
-        if plain in wanted:
+    # A label first: the text of one choice may be another's label.
+    for place, option in enumerate(question.options if form.labels != "none" else ()):
+        label = form.label(place)
+        if plain in {_plain(one) for one in (label, f"({label})", f"{label})", f"{label}{form.separator}{option}")}:
             return place
-    return None
+    return next((place for place, option in enumerate(question.options) if plain == _plain(option)), None)
 
 
 def _plain(text: str) -> str:

@@ -157,8 +157,17 @@ class Subject:
         if not self.served:
             seen.refuse_overlap(self.artifact.path, keys)
 
+    def need_room(self, turns: Sequence[Messages], keys: Sequence[str], decoding: Decoding) -> None:
+        """Raise :class:`UserError` for a prompt that leaves no room for an answer; a server says so itself."""
+        from alignment.sampling.model_respondent import ModelRespondent
+
+        if isinstance(self.respondent, ModelRespondent):
+            self.respondent.need_room(turns, keys, decoding.max_new_tokens)
+
     def replies(self, title: str, asked: Sequence[Asked], decoding: Decoding) -> list[list[Reply]]:
         """``decoding.samples`` answers to each prompt, drawn in parts that are kept. ``title`` names them."""
+        # All of them now, and not each when its part comes: with other lengths it is another artifact.
+        self.need_room([one.turns for one in asked], [one.key for one in asked], decoding)
         with console.progress(title, len(asked) * decoding.samples, "answers") as progress:
 
             def draw(some: Sequence[Asked]) -> parts.Rows:

@@ -251,6 +251,19 @@ def test_only_a_choice_and_nothing_else_is_read_as_an_answer(said: str, place: i
     assert read_answer(said, Form.parse(form(scoring="generate")), Question.of(ROWS[0])) == place
 
 
+def test_a_label_is_read_before_the_text_of_a_choice() -> None:
+    numbers = Question.of(row(0, options=["4", "3", "2", "1"]))
+    said = Form.parse(form(scoring="generate", labels="numbers"))
+    assert [read_answer(one, said, numbers) for one in ("1", "2", "3", "4", "3) 2")] == [0, 1, 2, 3, 2]
+    groups = Question.of(row(0, options=["B", "A", "O", "AB"]))
+    assert [read_answer(one, Form.parse(form(scoring="generate")), groups) for one in ("B", "A", "o", "AB")] == [
+        1,
+        0,
+        2,
+        3,
+    ]
+
+
 def test_drawn_answers_that_are_no_choice_are_counted_and_shown(
     monkeypatch: pytest.MonkeyPatch, model: Artifact, inputs: dict[str, Artifact], tmp_path: Path
 ) -> None:
@@ -338,6 +351,8 @@ def test_a_model_behind_a_server_gives_answers_and_no_likelihoods(
         ({"formats": [form("none", "", "label")]}, "there is no label to score"),
         ({"prompting": "few_shot", "shots": 0}, "few_shot wants shots"),
         ({"gap": {"group": "size", "first": "a", "second": "b"}}, "gap.group=size is none of"),
+        ({"formats": [form(scoring="generate")], "decoding": DECODING | {"samples": 5}}, "decoding.samples=5: one"),
+        ({"name": "bbq", "gap": {"group": "category", "first": "a", "second": "b"}}, "BBQ tells its own bias"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(changes: dict[str, Any], problem: str) -> None:

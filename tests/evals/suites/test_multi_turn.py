@@ -298,3 +298,12 @@ def test_the_real_dialogues_have_a_rubric_each_and_as_many_turns_as_published(
     shown = [turns[0].content for key, turns in judge.asked]
     known = sum("known to be right, for the judge alone" in text for text in shown)
     assert known == sum(len(turns_of(one)) for one in dialogues if one.tags[0] in ("MR", "GR"))  # type: ignore[arg-type,union-attr]
+
+
+def test_dialogues_that_end_before_anything_is_rated(examine: Callable[..., list[dict[str, Any]]]) -> None:
+    late = [RUBRICS[0] | {"from_turn": 3}, RUBRICS[1] | {"from_turn": 4}]
+    judge = Judge(lambda answer, key: rating(5))
+    rows = examine(drawing.Speaker(echo), judge, rubrics=late)
+    assert [row["id"] for row in rows if "rating" in row] == ["a/3"]
+    with pytest.raises(UserError, match="none of 3 has a turn that is rated"):
+        examine(drawing.Speaker(echo), judge, rubrics=[one | {"from_turn": 4} for one in RUBRICS])
