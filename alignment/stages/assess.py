@@ -22,7 +22,7 @@ from alignment.settings import Settings as StrictSettings
 from alignment.settings import execution, identity, identity_values, reference
 from alignment.training.engine import EngineSettings
 
-ALGORITHM_VERSION = 3
+ALGORITHM_VERSION = 4
 
 
 class Settings(StrictSettings):
