@@ -385,7 +385,8 @@ def test_ranked_answers_are_compared_two_by_two() -> None:
     assert [one.dropped for one in found].count("deleted message in the path") == 4
     assert [one.dropped for one in found].count("equal ranks") == 1
     form = FORMATS["oasst_pairs"]
-    reading = form.read(Raw("f", 7, RANKED, "/d/f"), Shape("comparisons", {}, form.options.parse({"pairs": "all"}), "origin"))
+    shape = Shape("comparisons", {}, form.options.parse({"pairs": "all"}), "origin")
+    reading = form.read(Raw("f", 7, RANKED, "/d/f"), shape)
     assert reading.changed == "2 answers without a ranked other left out"
     neighbours = pairs("oasst_pairs", RANKED, pairs="adjacent", grades=None)
     assert told(neighbours) == [("first", "second", None), ("also second", "third", None), ("third", "gone", None)]
