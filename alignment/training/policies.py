@@ -163,14 +163,13 @@ def save_adapter(model: Any, folder: Path) -> None:
     """
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder, safe_serialization=True)
-    (folder / "README.md").unlink()
+    (folder / "README.md").unlink(missing_ok=True)
     path = folder / "adapter_config.json"
     told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     lists = {name: sorted(set(told[name])) for name in ("target_modules", "modules_to_save") if told[name] is not None}
-    trunk = Path(told["base_model_name_or_path"])
-    files.write_json(
-        path, told | lists | {"base_model_name_or_path": trunk.name if trunk.is_absolute() else str(trunk)}
-    )
+    trunk = Path(told["base_model_name_or_path"] or "")
+    named = {"base_model_name_or_path": trunk.name} if trunk.is_absolute() else {}
+    files.write_json(path, told | lists | named)
 
 
 def trained(policy: Policy) -> dict[str, nn.Parameter]:

@@ -172,7 +172,8 @@ def test_base_models_take_part_in_dialogues(
         "judge",
         lambda self, artifact, at: drawing.Speaker(lambda turns, key: "REASON: so\nRATING: 7"),
     )
-    said = support.settings("mt_bench_101", dialogues="run:d", judge="endpoint:j")
+    decoding = support.settings("mt_bench_101").decoding.model_dump() | {"max_new_tokens": 64}
+    said = support.settings("mt_bench_101", dialogues="run:d", judge="endpoint:j", decoding=decoding)
     inputs = {"dialogues": data, "judge": named("endpoint", "j")}
     found = support.examined(said, inputs, model, tmp_path / "out")
     assert support.estimates(found, tmp_path / "out")["score"] == 7.0
