@@ -26,9 +26,9 @@ SMALLEST = 4 + len(RESERVED) + 256
 SAMPLED_LINES = 2_000_000
 """Lines that take part in training; of more, a sample drawn with the seed."""
 
-
 LONGEST_LINE = 1 << 24
 """Bytes of a line beyond which SentencePiece leaves it out."""
+
 RESERVED_SIGN = "\u2585"
 """SentencePiece leaves out lines with it: it stands for what is unknown there."""
 

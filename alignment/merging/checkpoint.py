@@ -9,13 +9,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from alignment import files, parts
+from alignment import console, files, parts
 from alignment.errors import UserError
 from alignment.merging import geometry, stream
 from alignment.merging.coefficients import STRAIGHT
 from alignment.merging.geometry import Geometry, Layer, Rounding
 from alignment.merging.layout import INDEX
-from alignment.merging.plan import Plan
+from alignment.merging.plan import Plan, Target
 
 CARRIED = (
     "config.json",
@@ -89,7 +89,7 @@ def merge(
     # Sums are told from the start where it is there; what was begun without it is of no use with it.
     folder = out / parts.FOLDER / ("merge" if plan.start is None else "merge_from_start")
     files.make_folder(folder)
-    done = [target for target in plan.targets if stream.sealed(folder, out, target)]
+    done = [target for target in plan.targets if _sealed(folder, out, target)]
     before = sum(target.shard.size for target in done)
     files.need_space(out, plan.bytes_written - before)
     try:
@@ -107,6 +107,20 @@ def merge(
     whole, layers = geometry.layers(plan, sums, counts)
     moved, rounded = geometry.geometry(plan, sums, counts), geometry.rounding(plan, sums)
     return Merged(len(numbers), sum(numbers), plan.bytes_written, before, whole, layers, moved, rounded)
+
+
+def _sealed(folder: Path, out: Path, target: Target) -> bool:
+    """Whether a file has been finished, and may have been moved to ``out`` since.
+
+    One that was cut off is named, and is to be made again.
+    """
+    if not (folder / f"{target.name}{stream.SUMS}").is_file():
+        return False
+    path = next((place / target.name for place in (folder, out) if (place / target.name).is_file()), None)
+    if path is not None and path.stat().st_size == target.shard.size:
+        return True
+    console.say(f"{path or out / target.name} is made again: it is {'cut off' if path else 'gone'}", style="yellow")
+    return False
 
 
 def carry(first: Path, out: Path) -> None:

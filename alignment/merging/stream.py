@@ -32,7 +32,7 @@ from typing import NamedTuple
 
 import torch
 
-from alignment import console, files
+from alignment import files
 from alignment.errors import UserError
 from alignment.merging import blocks, geometry
 from alignment.merging.blocks import DTYPES, Buffers
@@ -107,20 +107,6 @@ def stream(
         for future in (*futures, *work.durable):
             future.result()
         return work.counts()
-
-
-def sealed(folder: Path, out: Path, target: Target) -> bool:
-    """Whether a file has been finished, and may have been moved to ``out`` since.
-
-    One that was cut off is named, and is to be made again.
-    """
-    if not (folder / f"{target.name}{SUMS}").is_file():
-        return False
-    path = next((place / target.name for place in (folder, out) if (place / target.name).is_file()), None)
-    if path is not None and path.stat().st_size == target.shard.size:
-        return True
-    console.say(f"{path or out / target.name} is made again: it is {'cut off' if path else 'gone'}", style="yellow")
-    return False
 
 
 def sums_of(folder: Path, target: Target) -> Sums:

@@ -106,7 +106,11 @@ def asks(settings: Settings) -> dict[str, tuple[str, str, dict[str, Any]]]:
     labels = labels_of(settings.names or [])
     if len(set(labels)) < len(labels):
         alike = next(label for label in labels if labels.count(label) > 1)
-        raise UserError(f"names: two models are called {alike}", cause="The seeds of an arm are numbered so.")
+        raise UserError(
+            f"names: two models are called {alike}",
+            cause="The seeds of an arm are numbered so.",
+            remedy="Name it without #.",
+        )
     found: dict[str, tuple[str, str, dict[str, Any]]] = {}
     if settings.prompts is not None:
         asked = settings.model_dump(include={*OF_ANSWERS})

@@ -99,6 +99,7 @@ def _kl(
 
     if not prompts:
         return
+    subject.need_room([one.messages for one in prompts], [one.id for one in prompts], settings.decoding)
     against = open_policy(inputs["reference"], subject.engine)
     drawn = subject.in_parts("kl", prompts, lambda some: _drawn(some, settings.decoding, subject, against))
     for prompt, row in zip(prompts, drawn, strict=True):

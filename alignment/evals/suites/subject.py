@@ -195,9 +195,11 @@ class Subject:
         from alignment.chat.render import answer_text
         from alignment.sampling.sampler import Sampler
 
+        policy = self.policy
+        sampler = Sampler(policy.model, stop_ids=policy.stop_ids, pad_id=policy.tokenizer.pad_id)
+        sampler.need_room([one.ids for one in given], [one.key for one in given], decoding.max_new_tokens)
+
         def draw(some: Sequence[Continued]) -> parts.Rows:
-            policy = self.policy
-            sampler = Sampler(policy.model, stop_ids=policy.stop_ids, pad_id=policy.tokenizer.pad_id)
             drawn = sampler.draw(
                 [one.ids for one in some],
                 [one.key for one in some],

@@ -26,7 +26,8 @@ from alignment.evals.suites import bbq, choices, subject
 from alignment.evals.suites.choices import Answered
 from alignment.evals.suites.prompting import Asking, Form, Question, Wording, read_answer
 from alignment.gemma import core
-from alignment.sampling.decoding import Reply
+from alignment.sampling.decoding import Decoding, Reply
+from alignment.sampling.sampler import Sampler
 from alignment.training import held_out
 
 TEXTS = ("the friend", "the town", "question", "the answer is 3")
@@ -547,3 +548,14 @@ def test_the_likelier_sentence_of_a_pair_is_that_of_float64(model: Artifact, tmp
 )  # fmt: skip
 def test_suites_that_are_shipped_are_whole(name: str) -> None:
     assert support.settings(name).kind in ("choices", "bbq", "minimal_pairs", "lm_eval")
+
+
+def test_text_without_room_behind_it_is_refused_before_anything_is_drawn(
+    monkeypatch: pytest.MonkeyPatch, model: Artifact, tmp_path: Path
+) -> None:
+    limit = core.read_config(model.path).max_position_embeddings
+    given = [subject.Continued("short", [2, 5]), subject.Continued("long", [2] * limit)]
+    monkeypatch.setattr(Sampler, "draw", None)
+    one = subject.Subject(model, support.ENGINE, support.ENDPOINT, tmp_path)
+    with pytest.raises(UserError, match=r"'long' of .* leaves no room"):
+        one.continuations("drawn", given, Decoding.model_validate(DECODING))
